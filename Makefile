@@ -1,0 +1,61 @@
+# Every target sets up what it needs; `make` with no target runs all that a change must pass.
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made-from-pyproject
+T ?= tests
+WORKERS ?= 2
+TEST_LIMIT_S ?= 600
+BLAS_THREADS ?= 1
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+export OPENBLAS_NUM_THREADS ?= $(BLAS_THREADS)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := check
+.PHONY: check dev format-check lint types imports fix test demo bench docs wheel clean
+
+check: format-check lint types imports test
+
+dev: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Emberfleet needs Python 3.11 or newer with the venv module: apt install python3 python3-venv" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	@touch $@
+
+format-check: $(STAMP)
+	$(BIN)/ruff format --check .
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+imports: $(STAMP)
+	PYTHONPATH=edge:server:converters $(BIN)/lint-imports
+
+fix: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# `make test T=tests/core WORKERS=0` runs a part, in one process.
+test: $(STAMP)
+	timeout $(TEST_LIMIT_S) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(T)
+
+demo: $(STAMP)
+	$(BIN)/python examples/handwriting_fleet/demo.py --out build/demo
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py --out build/bench
+
+docs: $(STAMP)
+	$(BIN)/python -m pytest -q tests/docs
+
+wheel: $(STAMP)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache $(VENV)

@@ -1,0 +1,1 @@
+"""Shared vocabulary: errors, graph, tensors, quantization, bundle, signing, sealing, messages."""

@@ -1,0 +1,1 @@
+"""Compute: the op table, the numpy reference, the OpenCL backend and their selection."""

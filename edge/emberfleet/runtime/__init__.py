@@ -1,0 +1,1 @@
+"""Open a bundle, run it, retrain it, roll back."""

@@ -1,0 +1,1 @@
+"""Models, data sets, augmentation, the training loop and its report."""
