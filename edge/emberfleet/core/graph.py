@@ -301,9 +301,7 @@ class Graph:
             if name not in tensors:
                 raise ShapeError(f"tensor '{name}' is missing, expected one of shape {shape}")
             if tuple(tensors[name].shape) != shape:
-                raise ShapeError(
-                    f"tensor '{name}': shape is {tuple(tensors[name].shape)}, expected {shape}"
-                )
+                raise ShapeError(f"tensor '{name}': shape is {tuple(tensors[name].shape)}, expected {shape}")
 
     def to_json(self) -> str:
         """The graph as JSON text, the same bytes for the same graph."""
@@ -334,17 +332,14 @@ class Graph:
 
 def same_padding(size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int]) -> Padding:
     """The padding of TensorFlow's SAME: ``ceil(size / stride)`` outputs, the odd pixel at the end."""
-    total = [
-        max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride, strict=True)
-    ]
+    total = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride, strict=True)]
     return (total[0] // 2, total[1] // 2, total[0] - total[0] // 2, total[1] - total[1] // 2)
 
 
 def ceil_padding(size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int]) -> Padding:
     """The padding of Caffe's and torch's ``ceil_mode`` pools: no pixel of the image is left out."""
     extra = [
-        max((-(-max(n - k, 0) // s)) * s + k - n, 0)
-        for n, k, s in zip(size, kernel, stride, strict=True)
+        max((-(-max(n - k, 0) // s)) * s + k - n, 0) for n, k, s in zip(size, kernel, stride, strict=True)
     ]
     return (0, 0, extra[0], extra[1])
 
@@ -387,9 +382,7 @@ def _infer_shapes(nodes: Iterable[Node]) -> Mapping[str, Shape]:
             raise ShapeError(f"node '{node.name}': a graph has one input")
         wanted = "two or more" if node.arity is None else str(node.arity)
         if len(node.inputs) != node.arity if node.arity is not None else len(node.inputs) < 2:
-            raise ShapeError(
-                f"{node.kind} '{node.name}': has {len(node.inputs)} inputs, expected {wanted}"
-            )
+            raise ShapeError(f"{node.kind} '{node.name}': has {len(node.inputs)} inputs, expected {wanted}")
         for name in node.inputs:
             if name not in shapes:
                 raise ShapeError(f"{node.kind} '{node.name}': input '{name}' is not an earlier node")

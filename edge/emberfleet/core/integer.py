@@ -1,0 +1,367 @@
+"""The int8 network: lowered once from a trained graph, run bit for bit the same everywhere.
+
+`quantize` turns a graph and its tensors into a list of integer operations with every number
+they need: int8 weights, int32 biases, fixed-point multipliers. The numpy reference, the OpenCL
+kernels and the .tflite writer all read this one list, so none of them decides about a scale,
+a padding or a rounding. Tensors are int8 NHWC without the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from emberfleet.core.arrays import Float32, Int8, Int32, Tensors
+from emberfleet.core.errors import ConversionError, QuantError
+from emberfleet.core.folding import fold
+from emberfleet.core.graph import (
+    Add,
+    Concat,
+    Conv2D,
+    GlobalAveragePool,
+    Graph,
+    Input,
+    MaxPool,
+    Node,
+    Padding,
+    Relu,
+    Reshape,
+    Shape,
+    Softmax,
+)
+from emberfleet.core.quantization import (
+    QMAX,
+    QMIN,
+    QuantParams,
+    quantize_multiplier,
+    quantize_weights,
+    range_names,
+    range_params,
+    weight_scales,
+)
+
+ADD_LEFT_SHIFT = 20
+"""Bits of headroom that both operands of an addition are raised by before they are rescaled."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerTensor:
+    """Shape without the batch, and what its int8 values stand for."""
+
+    shape: Shape
+    params: QuantParams
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerConv:
+    """``out = requantize(bias[o] + sum of (x - input zero point) * weights[o])``; padding reads as zero point."""
+
+    output: str
+    input: str
+    weights: Int8
+    """``(O, KH, KW, C)``."""
+    weight_scales: Float32
+    """``(O,)``."""
+    bias: Int32
+    """``(O,)`` in units of input scale x weight scale."""
+    multiplier: Int32
+    """``(O,)`` fixed-point factor of `requantize`."""
+    shift: Int32
+    """``(O,)`` exponent of `requantize`."""
+    stride: tuple[int, int]
+    padding: Padding
+    relu: bool
+    """Whether outputs are clamped from below at the output's zero point."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors read."""
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerMaxPool:
+    """Largest value of each window; the scale is that of the input."""
+
+    output: str
+    input: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: Padding
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors read."""
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerAveragePool:
+    """Mean over h and w of int8 values, halves away from zero; the scale is that of the input."""
+
+    output: str
+    input: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors read."""
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerConcat:
+    """Joined along the channels; every input has the scale of the output."""
+
+    output: str
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerAdd:
+    """Both operands rescaled to a common scale with 20 bits of headroom, added, rescaled to the output's.
+
+    Source: TensorFlow Lite `AddElementwise` (int8), kernels/internal/reference/integer_ops/add.h.
+    """
+
+    output: str
+    inputs: tuple[str, str]
+    multipliers: tuple[int, int, int]
+    """Of the first operand, the second, the sum."""
+    shifts: tuple[int, int, int]
+    relu: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerRelu:
+    """A ReLU that no convolution or addition could take in: rescaled, then clamped at the zero point."""
+
+    output: str
+    input: str
+    multiplier: int
+    shift: int
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors read."""
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerReshape:
+    """The same values under another shape."""
+
+    output: str
+    input: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors read."""
+        return (self.input,)
+
+
+IntegerOp: TypeAlias = (
+    IntegerConv
+    | IntegerMaxPool
+    | IntegerAveragePool
+    | IntegerConcat
+    | IntegerAdd
+    | IntegerRelu
+    | IntegerReshape
+)
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerNetwork:
+    """Integer operations in order, and every tensor they read or write."""
+
+    input: str
+    output: str
+    tensors: Mapping[str, IntegerTensor]
+    ops: tuple[IntegerOp, ...]
+
+    @property
+    def input_tensor(self) -> IntegerTensor:
+        """Shape and scale of what goes in."""
+        return self.tensors[self.input]
+
+    @property
+    def output_tensor(self) -> IntegerTensor:
+        """Shape and scale of what comes out: the logits."""
+        return self.tensors[self.output]
+
+
+def quantize(graph: Graph, tensors: Tensors) -> IntegerNetwork:
+    """Lower a trained graph to int8: fold, scale, round; a final softmax is left to the host.
+
+    Args:
+        graph: The network as trained, batch norm and dropout included.
+        tensors: Parameters, running statistics and ranges, float32.
+
+    Raises:
+        QuantError: a range is missing (the model was never calibrated) or unusable.
+        ConversionError: a structure that has no int8 form; names the node.
+    """
+    folded, held = fold(graph, tensors)
+    return _Lowering(folded, held).run()
+
+
+class _Lowering:
+    """One pass over the folded graph; `names` maps its nodes to integer tensors."""
+
+    def __init__(self, graph: Graph, held: Mapping[str, Float32]) -> None:
+        self.graph = graph
+        self.held = held
+        self.ranges = range_names(graph)
+        self.names: dict[str, str] = {}
+        self.tensors: dict[str, IntegerTensor] = {}
+        self.ops: list[IntegerOp] = []
+
+    def run(self) -> IntegerNetwork:
+        """Lower node by node."""
+        for node in self.graph.nodes:
+            if node.name not in self.names and not isinstance(node, Softmax):
+                self._lower(node)
+        start = self.graph.input.name
+        return IntegerNetwork(start, self.names[self.graph.logits], self.tensors, tuple(self.ops))
+
+    def _lower(self, node: Node) -> None:
+        if isinstance(node, Input):
+            self._declare(node, node, node.name)
+        elif isinstance(node, Conv2D):
+            self._conv(node)
+        elif isinstance(node, Add):
+            self._add(node)
+        elif isinstance(node, Concat):
+            self._concat(node)
+        elif isinstance(node, Relu):
+            self._relu(node)
+        elif isinstance(node, MaxPool):
+            source = self._keep_scale(node)
+            self.ops.append(IntegerMaxPool(node.name, source, node.kernel, node.stride, node.padding))
+        elif isinstance(node, GlobalAveragePool):
+            self.ops.append(IntegerAveragePool(node.name, self._keep_scale(node)))
+        elif isinstance(node, Reshape):
+            self.ops.append(IntegerReshape(node.name, self._keep_scale(node)))
+        else:
+            raise ConversionError(f"{node.kind} '{node.name}' has no int8 form")
+
+    def _declare(self, node: Node, scaled_by: Node, name: str) -> IntegerTensor:
+        """Make the integer tensor `name` for `node`, on the scale of `scaled_by`."""
+        if scaled_by.name not in self.ranges:
+            readers = ", ".join(f"'{r.name}'" for r in self.graph.consumers[node.name])
+            raise ConversionError(f"'{node.name}' has no 8-bit range of its own, yet {readers} read it")
+        tensor = IntegerTensor(
+            self.graph.shapes[node.name], range_params(self.held, self.ranges[scaled_by.name])
+        )
+        self.names[node.name] = name
+        self.tensors[name] = tensor
+        return tensor
+
+    def _sole_reader(self, node: Node) -> Node | None:
+        readers = self.graph.consumers[node.name]
+        return readers[0] if len(readers) == 1 else None
+
+    def _absorb_relu(self, node: Node) -> tuple[IntegerTensor, str, bool]:
+        """Take a following ReLU into a convolution or addition, also through one Concat.
+
+        Returns:
+            The output tensor, its name, and whether a ReLU was taken in.
+        """
+        reader = self._sole_reader(node)
+        if isinstance(reader, Relu):
+            tensor = self._declare(node, reader, reader.name)
+            self.names[reader.name] = reader.name
+            return tensor, reader.name, True
+        if isinstance(reader, Concat):
+            beyond = self._relu_behind(reader)
+            if beyond is not None:
+                return self._declare(node, beyond, node.name), node.name, True
+        return self._declare(node, node, node.name), node.name, False
+
+    def _relu_behind(self, concat: Concat) -> Relu | None:
+        """The ReLU that all inputs of a Concat can take in, if there is one."""
+        reader = self._sole_reader(concat)
+        inputs = [self.graph.by_name[name] for name in concat.inputs]
+        if isinstance(reader, Relu) and all(
+            isinstance(node, (Conv2D, Add)) and self._sole_reader(node) is concat for node in inputs
+        ):
+            return reader
+        return None
+
+    def _conv(self, node: Conv2D) -> None:
+        source = self.names[node.inputs[0]]
+        out, name, relu = self._absorb_relu(node)
+        weights = self.held[f"{node.name}/weight"]
+        if not np.isfinite(weights).all():
+            raise QuantError(f"conv2d '{node.name}': weights hold values that are not finite")
+        scales = weight_scales(weights)
+        step = self.tensors[source].params.scale * scales.astype(np.float64)
+        bias = self.held[f"{node.name}/bias"].astype(np.float64) if node.bias else np.zeros(node.channels)
+        if not np.isfinite(bias).all():
+            raise QuantError(f"conv2d '{node.name}': bias holds values that are not finite")
+        limit = np.iinfo(np.int32)
+        fixed = [quantize_multiplier(float(factor)) for factor in step / out.params.scale]
+        self.ops.append(
+            IntegerConv(
+                output=name,
+                input=source,
+                weights=quantize_weights(weights, scales),
+                weight_scales=scales,
+                bias=np.clip(np.rint(bias / step), limit.min // 2, limit.max // 2).astype(np.int32),
+                multiplier=np.array([m for m, _ in fixed], np.int32),
+                shift=np.array([s for _, s in fixed], np.int32),
+                stride=node.stride,
+                padding=node.padding,
+                relu=relu,
+            )
+        )
+
+    def _add(self, node: Add) -> None:
+        first, second = (self.names[name] for name in node.inputs)
+        out, name, relu = self._absorb_relu(node)
+        scales = [self.tensors[source].params.scale for source in (first, second)]
+        twice = 2.0 * max(scales)
+        fixed = [
+            quantize_multiplier(scales[0] / twice),
+            quantize_multiplier(scales[1] / twice),
+            quantize_multiplier(twice / ((1 << ADD_LEFT_SHIFT) * out.params.scale)),
+        ]
+        if fixed[2][1] > 0:
+            raise QuantError(f"add '{node.name}': its range is too narrow for the operands it sums")
+        m, s = zip(*fixed, strict=True)
+        self.ops.append(IntegerAdd(name, (first, second), (m[0], m[1], m[2]), (s[0], s[1], s[2]), relu))
+
+    def _concat(self, node: Concat) -> None:
+        beyond = self._relu_behind(node)
+        name = beyond.name if beyond is not None else node.name
+        out = self._declare(node, beyond or node, name)
+        if beyond is not None:
+            self.names[beyond.name] = name
+        sources = tuple(self.names[source] for source in node.inputs)
+        for source in sources:
+            if self.tensors[source].params != out.params:
+                raise ConversionError(f"concat '{node.name}': '{source}' is not on the scale of the output")
+        self.ops.append(IntegerConcat(name, sources))
+
+    def _relu(self, node: Relu) -> None:
+        source = self.names[node.inputs[0]]
+        out = self._declare(node, node, node.name)
+        multiplier, shift = quantize_multiplier(self.tensors[source].params.scale / out.params.scale)
+        self.ops.append(IntegerRelu(node.name, source, multiplier, shift))
+
+    def _keep_scale(self, node: Node) -> str:
+        """Declare the output of an operation that keeps its input's scale; returns the input."""
+        source = self.names[node.inputs[0]]
+        self._declare(node, node, node.name)
+        if self.tensors[source].params != self.tensors[node.name].params:
+            raise ConversionError(f"{node.kind} '{node.name}': input '{source}' is on another scale")
+        return source
+
+
+def output_limits(op: IntegerConv | IntegerAdd | IntegerRelu, params: QuantParams) -> tuple[int, int]:
+    """Smallest and largest int8 output of an operation: a fused ReLU starts at the zero point."""
+    relu = True if isinstance(op, IntegerRelu) else op.relu
+    return (max(QMIN, params.zero_point) if relu else QMIN, QMAX)
