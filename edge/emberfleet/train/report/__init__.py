@@ -1,0 +1,1 @@
+"""Reports: pages that carry their own charts and pictures."""
