@@ -1,0 +1,1 @@
+"""Data sets: readers of the usual formats, downloads, augmentation and batches."""
