@@ -57,7 +57,7 @@ class IntegerTensor:
 
 @dataclass(frozen=True, slots=True)
 class IntegerConv:
-    """``out = requantize(bias[o] + sum of (x - input zero point) * weights[o])``; padding reads as zero point."""
+    """``out = requantize(bias[o] + sum of (x - input zero point) * weights[o])``; padding adds nothing."""
 
     output: str
     input: str

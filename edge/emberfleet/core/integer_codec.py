@@ -133,9 +133,13 @@ def _read_conv(entry: Document, arrays: Mapping[str, Array]) -> IntegerOp:
     if (parts["weights"] == -128).any() or not (parts["weight_scales"] > 0).all():
         raise FormatError(f"int8 network: conv '{output}' has weights or scales out of range")
     return IntegerConv(
-        output=output, input=_inputs(entry, 1)[0], **parts, stride=_window(entry["stride"]),
-        padding=_padding(entry["padding"]), relu=_flag(entry["relu"]),
-    )  # fmt: skip
+        output=output,
+        input=_inputs(entry, 1)[0],
+        **parts,
+        stride=_window(entry["stride"]),
+        padding=_padding(entry["padding"]),
+        relu=_flag(entry["relu"]),
+    )
 
 
 def _read_max_pool(entry: Document, arrays: Mapping[str, Array]) -> IntegerOp:

@@ -33,15 +33,13 @@ class Preprocessing:
         object.__setattr__(self, "std", tuple(self.std) or (1.0,) * c)
         if not all(0 < side <= MAX_SIDE for side in (self.height, self.width)) or c not in (1, 3):
             raise ShapeError(
-                f"preprocessing: image {self.height} x {self.width} x {c}, expected sides of 1 to "
+                f"image {self.height} x {self.width} x {c}, expected sides of 1 to "
                 f"{MAX_SIDE} pixels and 1 or 3 channels"
             )
         if len(self.mean) != c or len(self.std) != c or not all(s > 0 for s in self.std):
-            raise ShapeError(
-                f"preprocessing: mean {self.mean} and std {self.std}, expected {c} values each, std positive"
-            )
+            raise ShapeError(f"mean {self.mean} and std {self.std}, expected {c} values each, std positive")
         if not np.isfinite([*self.mean, *self.std]).all():
-            raise ShapeError(f"preprocessing: mean {self.mean} and std {self.std} must be finite")
+            raise ShapeError(f"mean {self.mean} and std {self.std} must be finite")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -90,4 +88,4 @@ class Preprocessing:
         try:
             return Preprocessing(*sides, *(tuple(float(v) for v in m) for m in moments))
         except (ShapeError, OverflowError) as error:
-            raise FormatError(str(error)) from error
+            raise FormatError(f"preprocessing: {error}") from error
