@@ -1,0 +1,1 @@
+"""The OpenCL backend: kernels in .cl files, each beside the Python module that launches it."""

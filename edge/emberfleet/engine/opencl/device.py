@@ -1,0 +1,253 @@
+"""One OpenCL device, opened once: context, in-order queue, limits, and programs built from .cl files.
+
+pyopencl is imported here alone, where a device is opened, and every error it raises leaves as a
+`DeviceError` that says what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from emberfleet.core.errors import ConfigError, DeviceError
+from emberfleet.engine.opencl.pocl_cpu import mend_unknown_cpu
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+# pyopencl ships partial types that differ between versions: what crosses into it is typed here.
+Program: TypeAlias = Any
+Kernel: TypeAlias = Any
+Buffer: TypeAlias = Any
+
+PRELUDE = "prelude"
+"""The .cl file put before every other one."""
+
+THREADS_VARIABLE = "EMBERFLEET_THREADS"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the device allows and what suits it."""
+
+    compute_units: int
+    vector_width: int
+    """Floats per vector register: 16, 8 or 4."""
+    max_allocation_bytes: int
+    max_work_group: int
+    local_bytes: int
+
+
+@dataclass(eq=False)
+class OpenCLDevice:
+    """An open device. Programs are built once per process and kept in the driver's disk cache."""
+
+    name: str
+    driver: str
+    limits: Limits
+    context: Any
+    queue: Any
+    cpu_name: str | None = None
+    """The name `pocl_cpu` gave the processor, or None where nothing needed mending."""
+    flags: tuple[str, ...] = ()
+    _programs: dict[tuple[str, Any], Program] = field(default_factory=dict)
+
+    def build(self, source_name: str, options: DataclassInstance | None = None) -> Program:
+        """Build ``<source_name>.cl`` with the options as ``-D`` definitions, or take it from the cache.
+
+        Raises:
+            DeviceError: the driver refuses; the text holds the build log and what to do.
+        """
+        key = (source_name, options)
+        if key not in self._programs:
+            self._programs[key] = self._compile(source_name, options)
+        return self._programs[key]
+
+    def kernel(self, source_name: str, kernel_name: str, options: DataclassInstance | None = None) -> Kernel:
+        """A fresh kernel object (its arguments are its own) of a program built by `build`."""
+        import pyopencl as cl
+
+        return cl.Kernel(self.build(source_name, options), kernel_name)
+
+    def allocate(self, size_bytes: int, purpose: str) -> Buffer:
+        """A zero-filled device buffer.
+
+        Raises:
+            DeviceError: larger than the device allows, or no memory is left.
+        """
+        import numpy as np
+        import pyopencl as cl
+
+        size_bytes = max(size_bytes, 64)
+        if size_bytes > self.limits.max_allocation_bytes:
+            raise DeviceError(
+                f"{purpose}: {size_bytes} bytes are needed, '{self.name}' allows "
+                f"{self.limits.max_allocation_bytes} in one buffer; use a smaller batch"
+            )
+        with foreign_errors(f"allocating {size_bytes} bytes for {purpose}"):
+            buffer = cl.Buffer(self.context, cl.mem_flags.READ_WRITE, size=size_bytes)
+            cl.enqueue_fill_buffer(self.queue, buffer, np.uint8(0), 0, size_bytes)
+            self.queue.finish()
+        return buffer
+
+    def _compile(self, source_name: str, options: DataclassInstance | None) -> Program:
+        import pyopencl as cl
+
+        source = read_source(PRELUDE) + "\n" + read_source(source_name)
+        arguments = [f"-DV={self.limits.vector_width}", *self.flags, *define_options(options)]
+        with foreign_errors(f"building {source_name}.cl for '{self.name}'"):
+            return cl.Program(self.context, source).build(options=arguments)
+
+
+def define_options(options: DataclassInstance | None) -> list[str]:
+    """``-DNAME=value`` for each field of a frozen dataclass; True is 1, False leaves the name out."""
+    if options is None:
+        return []
+    values = {slot.name.upper(): getattr(options, slot.name) for slot in fields(options)}
+    return [f"-D{name}={int(value)}" for name, value in values.items() if value is not False]
+
+
+@cache
+def read_source(source_name: str) -> str:
+    """The text of ``<source_name>.cl`` beside this module."""
+    return (resources.files(__package__) / f"{source_name}.cl").read_text(encoding="utf-8")
+
+
+_open_devices: dict[tuple[str | None, int | None], OpenCLDevice] = {}
+
+
+def open_device(platform: str | None = None, threads: int | None = None) -> OpenCLDevice:
+    """Open the first CPU device, or the first device of the platform whose name contains `platform`.
+
+    A device is opened once per process and shared. The number of threads is fixed by the first
+    opening: PoCL starts its threads when its platform is first asked for devices.
+
+    Raises:
+        DeviceError: pyopencl or a platform is missing, or the device does not open.
+        ConfigError: the number of threads is not a positive number.
+    """
+    threads = _wanted_threads(threads)
+    key = (platform, threads)
+    if key not in _open_devices:
+        _open_devices[key] = _open(platform, threads)
+    return _open_devices[key]
+
+
+@contextmanager
+def foreign_errors(doing: str) -> Iterator[None]:
+    """Turn pyopencl's errors into `DeviceError` and keep its compiler warnings quiet."""
+    import pyopencl as cl
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", cl.CompilerWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"(pyopencl|pytools|siphash24).*")
+        try:
+            yield
+        except cl.Error as error:
+            raise DeviceError(f"{doing} failed: {_advice(str(error))}") from error
+        except MemoryError as error:
+            raise DeviceError(f"{doing} failed: the device is out of memory; use a smaller batch") from error
+
+
+def _advice(log: str) -> str:
+    text = log.strip()
+    if "unknown target CPU" in text:
+        return (
+            "this PoCL does not know this processor; install a newer one (apt install pocl-opencl-icd) "
+            f"or use the numpy backend. The driver says: {text}"
+        )
+    if "OUT_OF_RESOURCES" in text or "ALLOCATION_FAILURE" in text or "OUT_OF_HOST_MEMORY" in text:
+        return f"the device is out of memory; use a smaller batch. The driver says: {text}"
+    return text
+
+
+def _wanted_threads(threads: int | None) -> int | None:
+    if threads is None and os.environ.get(THREADS_VARIABLE):
+        text = os.environ[THREADS_VARIABLE]
+        if not text.isdecimal():
+            raise ConfigError(f"{THREADS_VARIABLE} is '{text}', expected a positive number")
+        threads = int(text)
+    if threads is not None and threads < 1:
+        raise ConfigError(f"the number of threads is {threads}, expected 1 or more")
+    return threads
+
+
+def _open(platform: str | None, threads: int | None) -> OpenCLDevice:
+    if threads is not None:
+        os.environ["POCL_MAX_PTHREAD_COUNT"] = str(threads)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import pyopencl as cl
+    except ImportError as error:
+        raise DeviceError(
+            f"OpenCL is not usable ({error}); install it with: pip install 'emberfleet[opencl]'"
+        ) from error
+    with foreign_errors("opening an OpenCL device"):
+        found = _choose(_platforms(cl), platform)
+        version = str(found.platform.version)
+        if "pocl" in version.lower() and shutil.which("ld") is None:
+            # Without it PoCL aborts the whole process at the first kernel that is not in its cache.
+            raise DeviceError("PoCL needs the linker 'ld' and it is not on PATH; install binutils")
+        cpu_name = mend_unknown_cpu(found, version)
+        context = cl.Context([found])
+        queue = cl.CommandQueue(context)
+        flags: tuple[str, ...] = (f"-DHOST_CPU_{cpu_name.replace('-', '_')}",) if cpu_name else ()
+        if "pocl" in version.lower():
+            flags += ("-DBUILTIN_SQRT",)
+        return OpenCLDevice(
+            name=str(found.name).strip(),
+            driver=f"{str(found.platform.name).strip()} {found.driver_version}",
+            limits=_limits(found, cpu_name),
+            context=context,
+            queue=queue,
+            cpu_name=cpu_name,
+            flags=flags,
+        )
+
+
+def _platforms(cl: Any) -> list[Any]:
+    try:
+        return list(cl.get_platforms())
+    except cl.Error:
+        return []
+
+
+def _choose(platforms: list[Any], wanted: str | None) -> Any:
+    import pyopencl as cl
+
+    names = [str(p.name).strip() for p in platforms]
+    if wanted is not None:
+        platforms = [p for p in platforms if wanted.lower() in str(p.name).lower()]
+    devices = [d for p in platforms for d in p.get_devices()]
+    if not devices:
+        here = f"platforms here: {', '.join(names)}" if names else "there is no OpenCL platform here"
+        asked = f" with '{wanted}' in its name" if wanted else ""
+        raise DeviceError(
+            f"no OpenCL device{asked}; {here}; install PoCL: pip install 'pyopencl[pocl]', or "
+            "apt install pocl-opencl-icd"
+        )
+    processors = [d for d in devices if d.type & cl.device_type.CPU]
+    return (processors or devices)[0]
+
+
+def _limits(device: Any, cpu_name: str | None) -> Limits:
+    if cpu_name is not None:
+        # PoCL computed its preferred width for the processor it did not know.
+        width = {"cascadelake": 16, "skylake-avx512": 16, "haswell": 8}.get(cpu_name, 4)
+    else:
+        width = min(max(int(device.native_vector_width_float), 4), 16)
+    return Limits(
+        compute_units=int(device.max_compute_units),
+        vector_width=width,
+        max_allocation_bytes=int(device.max_mem_alloc_size),
+        max_work_group=int(device.max_work_group_size),
+        local_bytes=int(device.local_mem_size),
+    )

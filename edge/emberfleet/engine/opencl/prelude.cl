@@ -1,0 +1,53 @@
+// Put before every kernel file. V floats fill a vector register (-DV=16, 8 or 4).
+//
+// Memory: one arena of floats. A tensor is a view of it, passed as int4 (offset, image stride, row
+// stride, pixel stride) in floats; channels are innermost, padded with zeros to a multiple of V, and
+// every stride and offset is a multiple of V, so that vectors are aligned. Only the network's input may
+// be unpadded: it is read value by value.
+//
+// PoCL 3.0 calls its vector builtins instead of inlining them (and passes 512-bit vectors wrongly when
+// the processor's name was mended), so: vectors are dereferenced, never vload-ed, and a * b + c,
+// comparisons and ?: stand for fma, fmax and select.
+
+#if V == 16
+typedef float16 vec;
+typedef int16 ivec;
+typedef uchar16 bvec;
+#define LANES ((ivec)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15))
+#elif V == 8
+typedef float8 vec;
+typedef int8 ivec;
+typedef uchar8 bvec;
+#define LANES ((ivec)(0, 1, 2, 3, 4, 5, 6, 7))
+#else
+typedef float4 vec;
+typedef int4 ivec;
+typedef uchar4 bvec;
+#define LANES ((ivec)(0, 1, 2, 3))
+#endif
+
+#ifdef __clang__
+#define TO_IVEC(x) __builtin_convertvector(x, ivec)
+#define TO_BVEC(x) __builtin_convertvector(x, bvec)
+#else
+#define GLUE_(a, b) a##b
+#define GLUE(a, b) GLUE_(a, b)
+#define TO_IVEC(x) GLUE(convert_int, V)(x)
+#define TO_BVEC(x) GLUE(convert_uchar, V)(x)
+#endif
+
+#define GLOBAL_IN __global const float *restrict
+#define GLOBAL_OUT __global float *restrict
+#define LOAD(p) (*(__global const vec *)(p))
+#define STORE(p) (*(__global vec *)(p))
+#define KERNEL __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
+
+// A vector of comparison results picks lanes; both sides are evaluated.
+#define MAX_OF(a, b) ((a) > (b) ? (a) : (b))
+#define MIN_OF(a, b) ((a) < (b) ? (a) : (b))
+
+#ifdef BUILTIN_SQRT
+#define SQRT(x) __builtin_sqrtf(x)
+#else
+#define SQRT(x) sqrt(x)
+#endif
