@@ -13,7 +13,8 @@ import numpy as np
 from emberfleet.core.arrays import Float32, Int64
 from emberfleet.core.errors import ConfigError, ShapeError
 
-ERASED_ASPECT = (0.3, 1 / 0.3)
+LARGEST_ASPECT = 10 / 3
+"""An erased rectangle is at most this much longer than wide, or wider than long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +120,9 @@ def warp(x: Float32, matrices: Float32, shifts: Float32, fill: Float32) -> Float
         np.clip(position, 0, np.float32(side + 0.999), out=position)
         cell = position.astype(np.int32)
         whole.append(cell)
-        part.append((position - cell)[..., None])
-    images = np.arange(n, dtype=np.int32)[:, None, None] * np.int32((h + 2) * (w + 2))
-    corner = (images + whole[0] * np.int32(w + 2) + whole[1]).astype(np.intp)
+        part.append((position - cell.astype(np.float32))[..., None])
+    images = np.arange(n, dtype=np.int64)[:, None, None] * ((h + 2) * (w + 2))
+    corner: Int64 = images + whole[0] * np.int32(w + 2) + whole[1]
     pixels = padded.reshape(-1, c)
     right = part[1]
 
@@ -131,7 +132,8 @@ def warp(x: Float32, matrices: Float32, shifts: Float32, fill: Float32) -> Float
         return blend
 
     top = between(corner)
-    return top + (between(corner + (w + 2)) - top) * part[0]
+    warped: Float32 = top + (between(corner + (w + 2)) - top) * part[0]
+    return warped
 
 
 def _draw_warps(
@@ -164,19 +166,16 @@ def _crop(x: Float32, padding: int, generator: np.random.Generator, fill: Float3
     return cropped
 
 
-def _erase(
-    x: Float32, augmentation: Augmentation, generator: np.random.Generator, fill: Float32
-) -> Float32:
+def _erase(x: Float32, augmentation: Augmentation, generator: np.random.Generator, fill: Float32) -> Float32:
     n, h, w, _ = x.shape
-    erased = generator.random(n) < augmentation.erase
+    erased = np.asarray(generator.random(n) < augmentation.erase)
     area = generator.uniform(*augmentation.erase_area, n) * h * w
-    aspect = np.exp(generator.uniform(*np.log(ERASED_ASPECT), n))
+    aspect = LARGEST_ASPECT ** generator.uniform(-1, 1, n)
     heights = np.clip(np.rint(np.sqrt(area * aspect)), 1, h)
     widths = np.clip(np.rint(np.sqrt(area / aspect)), 1, w)
     tops = np.floor(generator.random(n) * (h - heights + 1))
     lefts = np.floor(generator.random(n) * (w - widths + 1))
-    row, column = np.arange(h)[None, :], np.arange(w)[None, :]
-    in_rows = (row >= tops[:, None]) & (row < (tops + heights)[:, None])
+    row, column = np.arange(h), np.arange(w)
+    in_rows = (row >= tops[:, None]) & (row < (tops + heights)[:, None]) & erased[:, None]
     in_columns = (column >= lefts[:, None]) & (column < (lefts + widths)[:, None])
-    inside = in_rows[:, :, None] & in_columns[:, None, :] & erased[:, None, None]
-    return np.where(inside[..., None], fill, x)
+    return np.where(in_rows[:, :, None, None] & in_columns[:, None, :, None], fill, x)

@@ -99,7 +99,7 @@ def _read_archive(path: Path, split: str) -> list[Dataset]:
     found: dict[str, Dataset] = {}
     with PackedReader(path, MAX_ARCHIVE_BYTES) as reader:
         try:
-            with tarfile.open(fileobj=cast(IO[bytes], reader), mode="r|") as archive:
+            with tarfile.open(fileobj=cast("IO[bytes]", reader), mode="r|") as archive:
                 for member in archive:
                     folder, _, name = member.name.rpartition("/")
                     if folder != FOLDER or not BATCHES[split].fullmatch(name):

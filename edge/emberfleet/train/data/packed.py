@@ -43,7 +43,7 @@ class PackedReader:
             self._file.close()
             raise DataError(f"cannot read {path}: {error.strerror}") from error
         if packed:
-            self._stream = cast(BinaryIO, gzip.GzipFile(fileobj=self._file, mode="rb"))
+            self._stream = cast("BinaryIO", gzip.GzipFile(fileobj=self._file, mode="rb"))
 
     def __enter__(self) -> PackedReader:
         return self
@@ -71,8 +71,8 @@ class PackedReader:
                 piece = self._stream.read(min(count, CHUNK_BYTES))
             except EOFError as error:
                 raise DataError(
-                    f"{self.path}: the gzip stream ends early, after byte {self.offset} of the unpacked data; "
-                    "the file is truncated"
+                    f"{self.path}: truncated; the gzip stream ends early, after byte {self.offset} of the "
+                    "unpacked data"
                 ) from error
             except (zlib.error, OSError) as error:
                 raise DataError(
