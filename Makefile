@@ -54,8 +54,16 @@ bench: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m pytest -q tests/docs
 
+# The wheel in a clean environment, with what a device installs: are all kernels in it, does it run?
 wheel: $(STAMP)
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	rm -rf build/wheel build/wheel-venv
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	$(BIN)/python -m venv build/wheel-venv
+	build/wheel-venv/bin/python -m pip install --quiet "$$(ls build/wheel/emberfleet-*.whl)[opencl,litert]"
+	@cd build/wheel-venv/lib/python*/site-packages && for folder in edge converters server; do \
+		(cd "$(CURDIR)/$$folder" && find emberfleet -name '*.cl' -o -name '*.tflite' -o -name py.typed) | while read -r file; do \
+			test -f "$$file" || { echo "the wheel lacks $$folder/$$file" >&2; exit 1; }; done || exit 1; done
+	cd build && wheel-venv/bin/emberfleet doctor
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache $(VENV)
