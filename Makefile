@@ -21,8 +21,9 @@ dev: $(STAMP)
 
 $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Emberfleet needs Python 3.11 or newer with the venv module: apt install python3 python3-venv" >&2; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing Emberfleet and its tools into $(VENV): one or two minutes"
+	@$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
 	@touch $@
 
 format-check: $(STAMP)
