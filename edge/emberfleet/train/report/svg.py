@@ -15,7 +15,7 @@ from emberfleet.core.errors import ShapeError
 from emberfleet.train.report.html import Html, element, empty, join, text
 
 WIDTH, HEIGHT = 640.0, 300.0
-LEFT, RIGHT, TOP, BOTTOM = 58.0, 14.0, 12.0, 44.0
+LEFT, RIGHT, TOP, BOTTOM = 58.0, 14.0, 24.0, 44.0
 COLOURS = 6
 """Colours that `page` defines; a seventh line takes the first again."""
 MAX_MATRIX_CLASSES = 40
@@ -23,11 +23,16 @@ MAX_MATRIX_CLASSES = 40
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: a name and its points, in order of x; points that are not finite are left out."""
+    """One line: a name and its points, in order of x; points that are not finite are left out.
+
+    Without a `colour` (0 to 5) a line takes the number of its place; a line that appears in two
+    charts should name its own.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
     dashed: bool = False
+    colour: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,10 @@ def line_chart(
         percent: y is a share in [0, 1], written as per cent.
         marks: Labelled lines across.
     """
-    kept = [Series(s.name, _finite(s.points), s.dashed) for s in series]
+    kept = [
+        Series(s.name, _finite(s.points), s.dashed, (n if s.colour is None else s.colour) % COLOURS)
+        for n, s in enumerate(series)
+    ]
     kept = [s for s in kept if s.points]
     if not kept:
         return element("p", text("No points to draw."), class_="quiet")
@@ -67,14 +75,14 @@ def line_chart(
     drawing = [
         *_axes(scale, x_ticks, y_ticks, x_label, y_label, percent),
         *(_mark(scale, mark) for mark in marks),
-        *(_line(scale, s, number, percent) for number, s in enumerate(kept)),
+        *(_line(scale, s, percent) for s in kept),
     ]
     legend = [
         element(
-            "span", element("i", class_=f"c{n % COLOURS}" + (" dashed" if s.dashed else "")),
+            "span", element("i", class_=f"c{s.colour}" + (" dashed" if s.dashed else "")),
             text(s.name), element("b", text(_value(s.points[-1][1], percent))),
         )
-        for n, s in enumerate(kept)
+        for s in kept
     ]  # fmt: skip
     chart = element(
         "svg", *drawing, viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}", role="img", class_="chart",
@@ -196,9 +204,9 @@ def _axes(
     return parts
 
 
-def _line(scale: _Scale, series: Series, number: int, percent: bool) -> Html:
+def _line(scale: _Scale, series: Series, percent: bool) -> Html:
     places = [(scale.x(x), scale.y(y)) for x, y in series.points]
-    colour = f"c{number % COLOURS}"
+    colour = f"c{series.colour}"
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     parts = [empty("polyline", points=path, class_=f"line {colour}" + (" dashed" if series.dashed else ""))]
     for (x, y), (px, py) in zip(places, series.points, strict=True):
@@ -211,19 +219,8 @@ def _mark(scale: _Scale, mark: Mark) -> Html:
     if mark.x is not None:
         x = scale.x(mark.x)
         line = empty("line", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=TOP, y2=HEIGHT - BOTTOM, class_="mark")
-        late = x > (LEFT + WIDTH) / 2
-        return join(
-            [
-                line,
-                _label(
-                    mark.name,
-                    x - 6 if late else x + 6,
-                    HEIGHT - BOTTOM - 8,
-                    "end" if late else "start",
-                    "tick",
-                ),
-            ]
-        )
+        place = min(max(x, LEFT + 3.2 * len(mark.name)), WIDTH - RIGHT - 3.2 * len(mark.name))
+        return join([line, _label(mark.name, place, TOP - 9, "middle", "tick")])
     assert mark.y is not None
     y = scale.y(mark.y)
     line = empty("line", x1=LEFT, x2=WIDTH - RIGHT, y1=f"{y:.1f}", y2=f"{y:.1f}", class_="mark")
