@@ -1,1 +1,1 @@
-"""Compute: the op table, the numpy reference, the OpenCL backend and their selection."""
+"""Compute: the op table, the numpy reference, the OpenCL backend, and the memory they plan ahead."""

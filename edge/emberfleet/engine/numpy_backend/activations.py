@@ -1,0 +1,94 @@
+"""The values inside a network: for calibration and for pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import numpy as np
+
+from emberfleet.core.arrays import Float32, Real, Tensors
+from emberfleet.core.errors import ShapeError
+from emberfleet.core.graph import (
+    Add,
+    BatchNorm,
+    Concat,
+    Conv2D,
+    GlobalAveragePool,
+    Graph,
+    Input,
+    MaxPool,
+    Node,
+    Relu,
+    Reshape,
+    Softmax,
+)
+from emberfleet.engine.batches import check_images
+from emberfleet.engine.numpy_backend.conv import Window, conv2d_forward
+from emberfleet.engine.numpy_backend.loss import softmax
+from emberfleet.engine.numpy_backend.pool import global_average_pool_forward, max_pool_forward
+
+
+def activations(graph: Graph, tensors: Tensors, x: Float32, names: Iterable[str]) -> dict[str, Float32]:
+    """What the named nodes produce for a batch of images, as in inference: nothing is rounded.
+
+    Args:
+        graph: The network.
+        tensors: Its parameters and running statistics; their type is that of the results.
+        x: ``(n, H, W, C)``.
+        names: Nodes; their tensors come back by name, each ``(n, ...)``.
+
+    Raises:
+        ShapeError: `x` or a tensor does not fit, or a name is not a node.
+    """
+    graph.check(tensors)
+    check_images(graph, x)
+    wanted = frozenset(names)
+    unknown = sorted(wanted - set(graph.by_name))
+    if unknown:
+        raise ShapeError(f"the graph has no node '{unknown[0]}'")
+    kind = next(iter(tensors.values())).dtype if tensors else x.dtype
+    values: dict[str, Real] = {}
+    found: dict[str, Float32] = {}
+    readers = {name: len(nodes) for name, nodes in graph.consumers.items()}
+    for node in graph.nodes:
+        y = x.astype(kind) if isinstance(node, Input) else _forward(graph, node, values, tensors)
+        values[node.name] = y
+        if node.name in wanted:
+            found[node.name] = cast("Float32", y)
+        for name in node.inputs:
+            readers[name] -= 1
+            if readers[name] == 0:
+                del values[name]
+    return found
+
+
+def _forward(graph: Graph, node: Node, values: dict[str, Real], tensors: Tensors) -> Real:
+    x = values[node.inputs[0]]
+    shape = (len(x), *graph.shapes[node.name])
+    match node:
+        case Conv2D():
+            bias = tensors[f"{node.name}/bias"] if node.bias else None
+            return conv2d_forward(x, tensors[f"{node.name}/weight"], bias, Window.of(node))
+        case BatchNorm():
+            factor = tensors[f"{node.name}/gamma"] / np.sqrt(tensors[f"{node.name}/variance"] + node.epsilon)
+            offset = tensors[f"{node.name}/beta"] - tensors[f"{node.name}/mean"] * factor
+            return x * factor.astype(x.dtype) + offset.astype(x.dtype)
+        case Relu():
+            return np.maximum(x, 0)
+        case Add():
+            return x + values[node.inputs[1]]
+        case Concat():
+            return np.concatenate([values[name] for name in node.inputs], axis=-1)
+        case Reshape():
+            return x.reshape(shape)
+        case MaxPool() | GlobalAveragePool() | Softmax():
+            out: Real = np.empty(shape, x.dtype)
+            if isinstance(node, MaxPool):
+                max_pool_forward(x, Window.of(node).taps(x.shape[1:3]), out)
+            elif isinstance(node, Softmax):
+                softmax(x, out)
+            else:
+                global_average_pool_forward(x, out)
+            return out
+    return x
