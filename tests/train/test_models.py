@@ -1,0 +1,116 @@
+"""The networks have the structure that was published, and the sizes that devices can hold."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from emberfleet.core.errors import ConfigError
+from emberfleet.core.graph import Add, BatchNorm, Conv2D, Dropout, Graph, MaxPool, Relu, Softmax
+from emberfleet.train.models import (
+    MODELS,
+    ModelChoice,
+    build_model,
+    linear,
+    small_squeezenet,
+    squeezenet_1_0,
+    squeezenet_1_1,
+    two_layer,
+)
+
+
+def parameter_count(graph: Graph) -> int:
+    return sum(math.prod(shape) for shape in graph.parameters.values())
+
+
+def test_squeezenet_1_0_has_the_published_parameters_and_sizes() -> None:
+    graph = squeezenet_1_0(1000)
+    assert parameter_count(graph) == 1_248_424
+    assert [graph.shapes[f"pool{n}"] for n in (1, 4, 8)] == [(54, 54, 96), (27, 27, 256), (13, 13, 512)]
+    assert graph.shapes[graph.output.name] == (1000,)
+
+
+def test_squeezenet_1_1_has_the_published_parameters_and_sizes() -> None:
+    graph = squeezenet_1_1(1000)
+    assert parameter_count(graph) == 1_235_496
+    assert [graph.shapes[f"pool{n}"] for n in (1, 3, 5)] == [(55, 55, 64), (27, 27, 128), (13, 13, 256)]
+
+
+def test_published_networks_keep_every_pixel_in_their_pools() -> None:
+    pools = [node for node in squeezenet_1_0(10).nodes if isinstance(node, MaxPool)]
+    assert [pool.padding for pool in pools] == [(0, 0, 0, 0), (0, 0, 1, 1), (0, 0, 0, 0)]
+
+
+def test_published_networks_drop_out_before_conv10_and_rectify_after_it() -> None:
+    names = [(type(n), n.name) for n in squeezenet_1_1(10).nodes[-4:-1]]
+    assert names == [(Dropout, "dropout9"), (Conv2D, "conv10"), (Relu, "relu10")]
+
+
+def test_small_network_fits_the_size_limit_of_a_device() -> None:
+    assert parameter_count(small_squeezenet()) == 64_970
+
+
+def test_convolutions_before_batch_norm_have_no_bias() -> None:
+    graph = small_squeezenet()
+    biased = [n.name for n in graph.nodes if isinstance(n, Conv2D) and n.bias]
+    assert biased == ["head"]
+    plain = small_squeezenet(batch_norm=False)
+    assert all(n.bias for n in plain.nodes if isinstance(n, Conv2D))
+    assert not any(isinstance(n, BatchNorm) for n in plain.nodes)
+
+
+def test_fire_joins_its_branches_before_one_batch_norm() -> None:
+    graph = small_squeezenet()
+    assert [n.name for n in graph.nodes if n.name.startswith("fire2/")] == [
+        "fire2/squeeze", "fire2/squeeze_norm", "fire2/squeeze_relu", "fire2/expand1x1",
+        "fire2/expand3x3", "fire2/concat", "fire2/norm", "fire2/relu",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [28, 29, 32, 47, 48, 64, 96])
+@pytest.mark.parametrize("positions", [1, 14])
+def test_small_network_takes_every_size_of_its_range(size: int, positions: int) -> None:
+    graph = small_squeezenet(size, 3, 26, 0.5, bypass=True, dropout=0.2, positions=positions)
+    assert graph.shapes[graph.output.name] == ((26,) if positions == 1 else (14, 26))
+    assert Graph.from_json(graph.to_json()) == graph
+
+
+def test_width_scales_channels_in_multiples_of_eight() -> None:
+    for width in (0.1, 0.5, 0.75, 1.3):
+        convs = [n for n in small_squeezenet(width=width).nodes if isinstance(n, Conv2D)]
+        assert all(n.channels % 8 == 0 and n.channels >= 8 for n in convs if n.name != "head")
+    assert parameter_count(small_squeezenet(width=0.5)) < parameter_count(small_squeezenet()) / 2.5
+
+
+def test_bypass_adds_the_input_of_fires_that_keep_their_width() -> None:
+    added = [n for n in small_squeezenet(bypass=True).nodes if isinstance(n, Add)]
+    assert [n.inputs for n in added] == [("fire2/relu", "fire3/relu"), ("fire4/relu", "fire5/relu")]
+
+
+def test_classic_networks_see_the_whole_image() -> None:
+    assert parameter_count(linear()) == 784 * 10 + 10
+    assert parameter_count(two_layer(hidden=64)) == 784 * 64 + 64 + 64 * 10 + 10
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_model_by_name_ends_in_logits(name: str) -> None:
+    channels = 3 if name.startswith("squeezenet") else 1
+    graph = build_model(name, ModelChoice(size=32, channels=channels, classes=7))
+    assert graph.shapes[graph.output.name] == (7,)
+    assert not any(isinstance(node, Softmax) for node in graph.nodes)
+
+
+@pytest.mark.parametrize(
+    ("name", "choice", "words"),
+    [
+        ("alexnet", ModelChoice(28, 1, 10), "alexnet"),
+        ("small", ModelChoice(20, 1, 10), "28 to 96"),
+        ("small", ModelChoice(28, 1, 10, width=0.0), "width"),
+        ("squeezenet_1_1", ModelChoice(224, 1, 10), "colour"),
+        ("linear", ModelChoice(28, 1, 10, positions=4), "one class per image"),
+    ],
+)
+def test_a_choice_that_cannot_be_built_says_why(name: str, choice: ModelChoice, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build_model(name, choice)
