@@ -111,18 +111,18 @@ def warp(x: Float32, matrices: Float32, shifts: Float32, fill: Float32) -> Float
     n, h, w, c = x.shape
     rows = np.arange(h, dtype=np.float32)[:, None] - np.float32((h - 1) / 2)
     columns = np.arange(w, dtype=np.float32)[None, :] - np.float32((w - 1) / 2)
-    padded = _pad(x, 1, fill)
+    padded = _pad(x, 1, 2, fill)  # a position past the far edge is held on the first pixel outside
     whole, part = [], []
     for axis, side in ((0, h), (1, w)):
         to_rows, to_columns = matrices[:, axis, 0, None, None], matrices[:, axis, 1, None, None]
         start = shifts[:, axis, None, None] + np.float32((side - 1) / 2 + 1)
         position = to_rows * rows + (to_columns * columns + start)
-        np.clip(position, 0, np.float32(side + 0.999), out=position)
+        np.clip(position, 0, np.float32(side + 1), out=position)
         cell = position.astype(np.int32)
         whole.append(cell)
         part.append((position - cell.astype(np.float32))[..., None])
-    images = np.arange(n, dtype=np.int64)[:, None, None] * ((h + 2) * (w + 2))
-    corner: Int64 = images + whole[0] * np.int32(w + 2) + whole[1]
+    images = np.arange(n, dtype=np.int64)[:, None, None] * ((h + 3) * (w + 3))
+    corner: Int64 = images + whole[0] * np.int32(w + 3) + whole[1]
     pixels = padded.reshape(-1, c)
     right = part[1]
 
@@ -132,7 +132,7 @@ def warp(x: Float32, matrices: Float32, shifts: Float32, fill: Float32) -> Float
         return blend
 
     top = between(corner)
-    warped: Float32 = top + (between(corner + (w + 2)) - top) * part[0]
+    warped: Float32 = top + (between(corner + (w + 3)) - top) * part[0]
     return warped
 
 
@@ -149,11 +149,11 @@ def _draw_warps(
     return matrices.astype(np.float32), shifts.astype(np.float32)
 
 
-def _pad(x: Float32, pixels: int, fill: Float32) -> Float32:
+def _pad(x: Float32, before: int, after: int, fill: Float32) -> Float32:
     n, h, w, c = x.shape
-    padded = np.empty((n, h + 2 * pixels, w + 2 * pixels, c), np.float32)
+    padded = np.empty((n, before + h + after, before + w + after, c), np.float32)
     padded[:] = fill
-    padded[:, pixels : pixels + h, pixels : pixels + w] = x
+    padded[:, before : before + h, before : before + w] = x
     return padded
 
 
@@ -162,7 +162,7 @@ def _crop(x: Float32, padding: int, generator: np.random.Generator, fill: Float3
     top, left = generator.integers(0, 2 * padding + 1, (2, n))
     rows = top[:, None, None] + np.arange(h)[:, None]
     columns = left[:, None, None] + np.arange(w)
-    cropped: Float32 = _pad(x, padding, fill)[np.arange(n)[:, None, None], rows, columns]
+    cropped: Float32 = _pad(x, padding, padding, fill)[np.arange(n)[:, None, None], rows, columns]
     return cropped
 
 
