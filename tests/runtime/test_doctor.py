@@ -27,6 +27,7 @@ WORKING: dict[str, dict[str, Any]] = {
     "tflite": {"library": "ai-edge-litert", "version": "2.3.0"},
     "opencl": {"version": "2026.1", "devices": [DEVICE]},
     "opencl-device": {"mended": None},
+    "backend": {"name": "opencl"},
 }
 
 
@@ -117,6 +118,12 @@ def test_old_cryptography_lacks_encryption_but_keeps_the_base() -> None:
     assert found["encryption"].status is Status.MISSING
     assert found["encryption"].found == "this cryptography has no HPKE"
     assert not found["encryption"].required
+
+
+def test_backend_in_use_is_named_with_the_reason_when_slow() -> None:
+    found = findings_with(backend={"name": "numpy", "why": "no OpenCL device; install PoCL"})["backend"]
+    assert found.found == "numpy, where none is asked for (no OpenCL device)"
+    assert found.required
 
 
 def test_missing_pyopencl_names_the_extra() -> None:

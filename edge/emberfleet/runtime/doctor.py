@@ -121,6 +121,7 @@ def diagnose(probe: Prober = run_probe) -> Diagnosis:
         _check_tflite,
         _check_opencl,
         _check_linker,
+        _check_backend,
         _check_extras,
         _check_compiler,
     )
@@ -226,6 +227,15 @@ def _opencl_remedy(facts: dict[str, Any]) -> str:
     if "unknown target CPU" in facts.get("failure", ""):
         return "this driver is older than the processor: " + install_system("pocl-opencl-icd")
     return "install a newer driver for this device; until then choose the numpy backend"
+
+
+def _check_backend(probe: Prober) -> list[Finding]:
+    facts = probe("backend")
+    found = f"{facts.get('name', '')}, where none is asked for"
+    if "why" in facts:
+        found += f" ({facts['why'].partition(';')[0]})"
+    remedy = "reinstall Emberfleet: pip install --force-reinstall emberfleet"
+    return [_finding("backend", facts, found, "training and running models", remedy, required=True)]
 
 
 def _check_linker(probe: Prober) -> list[Finding]:

@@ -15,6 +15,8 @@ from importlib import resources
 from importlib.metadata import version
 from typing import Any
 
+from emberfleet.core.errors import DeviceError
+
 Facts = dict[str, Any]
 """What a probe found; ``failure`` is there when something did not work."""
 
@@ -142,6 +144,16 @@ def _try_device(platform_index: int, device_index: int) -> Facts:
     return facts
 
 
+def probe_backend() -> Facts:
+    """Open the backend used where none is asked for; ``why`` when it is not OpenCL."""
+    from emberfleet.engine import selection
+
+    try:
+        return {"name": selection.choose_backend("opencl").name}
+    except DeviceError as error:
+        return {"name": selection.choose_backend("auto").name, "why": str(error)}
+
+
 PROBES: dict[str, Callable[..., Facts]] = {
     "numpy": probe_numpy,
     "signatures": probe_signatures,
@@ -149,6 +161,7 @@ PROBES: dict[str, Callable[..., Facts]] = {
     "tflite": probe_tflite,
     "opencl": probe_opencl,
     "opencl-device": probe_opencl_device,
+    "backend": probe_backend,
 }
 
 
