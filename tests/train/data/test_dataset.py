@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emberfleet.core.arrays import Int64
+from emberfleet.core.arrays import Array, Int64
 from emberfleet.core.errors import DataError, ShapeError
 from emberfleet.train.data.dataset import Dataset
 
@@ -40,7 +40,7 @@ def test_a_code_with_a_label_outside_the_classes_is_refused() -> None:
         (np.zeros((2, 4, 4, 1), np.uint8), np.zeros((2, 1, 1), np.int64)),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(images: np.ndarray, labels: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_arrays_that_do_not_fit_are_refused(images: Array, labels: Array) -> None:
     with pytest.raises(ShapeError):
         Dataset(images, labels, ("a", "b"))
 
@@ -58,8 +58,10 @@ def test_two_classes_of_one_name_are_refused() -> None:
 def test_subset_takes_indices_masks_and_nothing() -> None:
     dataset = make([0, 1, 2, 1], writers=[5, 6, 7, 8])
     chosen = dataset.subset([3, 0])
-    assert chosen.labels.tolist() == [1, 0] and chosen.images[:, 0, 0, 0].tolist() == [3, 0]
-    assert chosen.writers is not None and chosen.writers.tolist() == [8, 5]
+    assert chosen.labels.tolist() == [1, 0]
+    assert chosen.images[:, 0, 0, 0].tolist() == [3, 0]
+    assert chosen.writers is not None
+    assert chosen.writers.tolist() == [8, 5]
     assert dataset.subset(dataset.labels == 1).labels.tolist() == [1, 1]
     assert len(dataset.subset([])) == 0
 
@@ -85,14 +87,16 @@ def test_a_split_loses_nothing_and_keeps_shares(labels: list[int], fraction: flo
 def test_a_split_depends_on_its_seed_alone() -> None:
     dataset = make([0, 1] * 50)
     first, again, other = (dataset.split(0.3, seed)[1].images for seed in (1, 1, 2))
-    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
 
 
 def test_codes_can_be_split() -> None:
     rest, aside = make(np.zeros((10, 3), np.int64)).split(0.2, seed=0)
-    assert (len(rest), len(aside)) == (8, 2) and aside.positions == 3
+    assert (len(rest), len(aside)) == (8, 2)
+    assert aside.positions == 3
 
 
 def test_a_fraction_over_one_is_refused() -> None:
-    with pytest.raises(DataError, match="1.5"):
+    with pytest.raises(DataError, match=r"1.5"):
         make([0]).split(1.5, 0)

@@ -23,8 +23,7 @@ def make(labels: list[int]) -> Dataset:
 
 def same(one: list[tuple[Float32, Int64]], two: list[tuple[Float32, Int64]]) -> bool:
     return len(one) == len(two) and all(
-        np.array_equal(x1, x2) and np.array_equal(y1, y2)
-        for (x1, y1), (x2, y2) in zip(one, two, strict=True)
+        np.array_equal(x1, x2) and np.array_equal(y1, y2) for (x1, y1), (x2, y2) in zip(one, two, strict=True)
     )
 
 
@@ -33,12 +32,14 @@ def test_every_batch_is_full_and_every_image_comes() -> None:
     assert batches.steps_per_epoch == 3
     assert [x.shape for x, _ in batches.epoch(0)] == [(4, 4, 5, 1)] * 3
     order = batches.order(0)
-    assert sorted(order[:10].tolist()) == list(range(10)) and order[10:].tolist() == order[:2].tolist()
+    assert sorted(order[:10].tolist()) == list(range(10))
+    assert order[10:].tolist() == order[:2].tolist()
 
 
 def test_a_batch_larger_than_the_data_set_repeats_it() -> None:
     x, labels = next(Batches(make([0, 1, 2]), PREPROCESSING, batch=7).epoch(0))
-    assert x.shape == (7, 4, 5, 1) and np.bincount(labels).min() == 2
+    assert x.shape == (7, 4, 5, 1)
+    assert np.bincount(labels).min() == 2
 
 
 def test_images_are_preprocessed_and_keep_their_labels() -> None:
@@ -68,7 +69,8 @@ def test_balanced_batches_draw_classes_equally_often() -> None:
     assert np.bincount(np.array(labels)[order]).tolist() == [20, 20, 20]
     counts = np.bincount(order, minlength=60)
     assert counts[:50].max() == 1
-    assert set(counts[50:57]) == {2, 3} and set(counts[57:]) == {6, 7}
+    assert set(counts[50:57]) == {2, 3}
+    assert set(counts[57:]) == {6, 7}
 
 
 def test_balancing_leaves_out_classes_without_images() -> None:

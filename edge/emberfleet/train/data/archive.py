@@ -122,7 +122,7 @@ def read_table(table: bytes, source: str, labelling: Labelling) -> list[Row]:
     except UnicodeDecodeError as error:
         raise DataError(f"{source}: not UTF-8 text at byte {error.start}") from error
     except csv.Error as error:
-        raise DataError(f"{source}, line {reader.line_num}: {error}") from error
+        raise DataError(f"{source}, after line {reader.line_num}: {error}") from error
     if not rows:
         raise DataError(f"{source}: no image is left in the table")
     return list(rows.values())

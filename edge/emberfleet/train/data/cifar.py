@@ -110,6 +110,7 @@ def _read_archive(path: Path, split: str) -> list[Dataset]:
                     stream = archive.extractfile(member)
                     assert stream is not None
                     found[name] = decode_records(stream.read(), source)
+            reader.skip_rest()
         except (tarfile.TarError, EOFError, UnicodeError, ValueError) as error:
             raise DataError(f"{path}: damaged tar archive before byte {reader.offset}: {error}") from error
     if not found:

@@ -111,3 +111,12 @@ class PackedReader:
         end = self.offset
         if self.read(1):
             raise DataError(f"{self.path}: data go on after byte {end}, where the file should end")
+
+    def skip_rest(self) -> None:
+        """Read to the end without keeping anything, so that gzip's own check sum is compared.
+
+        Raises:
+            DataError: As `read`.
+        """
+        while self.read(CHUNK_BYTES):
+            pass
