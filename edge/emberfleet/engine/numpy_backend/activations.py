@@ -73,9 +73,11 @@ def _forward(graph: Graph, node: Node, values: dict[str, Real], tensors: Tensors
         case BatchNorm():
             factor = tensors[f"{node.name}/gamma"] / np.sqrt(tensors[f"{node.name}/variance"] + node.epsilon)
             offset = tensors[f"{node.name}/beta"] - tensors[f"{node.name}/mean"] * factor
-            return x * factor.astype(x.dtype) + offset.astype(x.dtype)
+            y: Real = x * factor.astype(x.dtype) + offset.astype(x.dtype)
+            return y
         case Relu():
-            return np.maximum(x, 0)
+            positive: Real = np.maximum(x, 0)
+            return positive
         case Add():
             return x + values[node.inputs[1]]
         case Concat():

@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import numpy as np
 
 from emberfleet.core.arrays import Array, Real
 from emberfleet.core.graph import Conv2D, MaxPool, Padding
+
+
+ArrayT = TypeVar("ArrayT", bound=Array)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +80,24 @@ def _axis_taps(size: int, kernel: int, stride: int, before: int, after: int) -> 
     for tap in range(kernel):
         first = max(0, -(-(before - tap) // stride))
         stop = min(outputs, (size - 1 + before - tap) // stride + 1)
-        stop = max(first, stop)
+        count = max(0, stop - first)
         start = max(0, first * stride + tap - before)
-        found.append((slice(start, start + (stop - first - 1) * stride + 1 if stop > first else start, stride),
-                      slice(first, stop)))  # fmt: skip
+        end = start + (count - 1) * stride + 1 if count else start
+        found.append((slice(start, end, stride), slice(first, first + count)))
     return found
 
 
 class RowGather:
     """Copies the windows of an image into rows, between arrays that are fixed once."""
 
-    def __init__(self, x: Array, window: Window, padded: Array | None, rows: Array) -> None:
+    def __init__(
+        self, x: Array, window: Window, padded: Array | None, rows: Array, padding_value: int = 0
+    ) -> None:
         _n, h, w, c = x.shape
         top, left, _bottom, _right = window.padding
         self._rows = rows.reshape(*window.output(x.shape), *window.kernel, c)
         self._x = x
+        self._padding_value = padding_value
         self._inside: Array | None = None
         self._border: tuple[Array, ...] = ()
         if any(window.padding):
@@ -115,17 +122,17 @@ class RowGather:
         """Fill the rows from the image as it is now."""
         if self._inside is not None:
             for edge in self._border:
-                edge.fill(0)
+                edge.fill(self._padding_value)
             np.copyto(self._inside, self._x)
         np.copyto(self._rows, self._windows)
 
 
-def gather_rows(x: Real, window: Window) -> Real:
-    """The windows of an image as a new ``(N*H'*W', KH*KW*C)`` matrix; padding reads as zero."""
+def gather_rows(x: ArrayT, window: Window, padding_value: int = 0) -> ArrayT:
+    """The windows of an image as a new ``(N*H'*W', KH*KW*C)`` matrix."""
     rows = np.empty(window.rows(x.shape), x.dtype)
     padded = np.empty(window.padded(x.shape), x.dtype) if any(window.padding) else None
-    RowGather(x, window, padded, rows).run()
-    return rows
+    RowGather(x, window, padded, rows, padding_value).run()
+    return cast("ArrayT", rows)
 
 
 def flip_weights(weight: Real, out: Real | None = None) -> Real:

@@ -1,9 +1,10 @@
 """Where every value and every gradient of a graph lives.
 
 Values. The inputs of a concat are written straight into their channels of its tensor; a ReLU
-works in the place of its input; a reshape, and dropout outside training, is a view. Gradients run the other way: the last
-reader of a tensor is the first to write its gradient, the others add. Where an operation's
-gradient may be computed in place (`engine.ops.OPS`), the input's gradient takes the output's place.
+works in the place of its input; a reshape, and dropout outside training, is a view. Gradients
+run the other way: the last reader of a tensor is the first to write its gradient, the others add.
+Where an operation's gradient may be computed in place (`engine.ops.OPS`), the input's gradient
+takes the output's place.
 """
 
 from __future__ import annotations
