@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from emberfleet.core.arrays import Int64
 from emberfleet.core.errors import ShapeError
 from emberfleet.train.evaluation import evaluate, softmax, top_k_accuracy, worst_mistakes
 
@@ -54,6 +55,6 @@ def test_huge_logits_do_not_overflow() -> None:
 
 
 @pytest.mark.parametrize("labels", [np.array([0, 1, 1]), np.array([0, 1, 1, 3]), np.array([0, 1, 1, -1])])
-def test_labels_that_do_not_fit_the_logits_are_refused(labels: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_labels_that_do_not_fit_the_logits_are_refused(labels: Int64) -> None:
     with pytest.raises(ShapeError):
         evaluate(LOGITS, labels)

@@ -10,7 +10,7 @@ from emberfleet.core.arrays import Float32, Float64, Real, Tensors
 from emberfleet.core.errors import ConfigError, ShapeError
 from emberfleet.core.graph import Graph
 from emberfleet.core.quantization import quantization_points
-from emberfleet.engine.numpy_backend import activations
+from emberfleet.engine.numpy_backend.activations import activations
 
 BATCH = 64
 
@@ -34,9 +34,10 @@ def calibrate(graph: Graph, tensors: Tensors, x: Float32, percentile: float = 10
     if not 50.0 < percentile <= 100.0:
         raise ConfigError(f"calibration: percentile is {percentile}, expected above 50 and at most 100")
     points = quantization_points(graph)
+    weights = {name: tensors[name] for name in (*graph.parameters, *graph.state)}
     seen: dict[str, list[tuple[float, float]]] = {}
     for start in range(0, len(x), BATCH):
-        values = activations(graph, tensors, x[start : start + BATCH])
+        values = activations(graph, weights, x[start : start + BATCH], points)
         for name, extremes in _extremes(points, values, percentile).items():
             seen.setdefault(name, []).append(extremes)
     fixed = points[graph.input.name]

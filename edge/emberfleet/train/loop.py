@@ -53,7 +53,7 @@ class TrainConfig:
         label_smoothing: Share of each label spread over all classes.
         patience: Epochs without a better validation after which a phase ends; 0: never.
         calibration_images: Training images over which ranges are observed before quantization.
-        seed: Of weights' order of batches, augmentation and dropout.
+        seed: Of the order of batches, augmentation and dropout.
     """
 
     epochs: int = 12
