@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.core.networks import bypass_network, random_tensors
 
 from emberfleet.core.arrays import Float64
 from emberfleet.core.errors import ConversionError, ShapeError
 from emberfleet.core.folding import fold
 from emberfleet.core.graph import Add, BatchNorm, Conv2D, GlobalAveragePool, Graph, Input, MaxPool, Node, Relu
+from tests.core.networks import bypass_network, random_tensors
 
 
 def _conv(x: Float64, w: Float64, b: Float64, pad: int) -> Float64:

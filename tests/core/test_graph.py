@@ -5,7 +5,6 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.core.networks import bypass_network
 
 from emberfleet.core.errors import FormatError, ShapeError
 from emberfleet.core.graph import (
@@ -22,6 +21,7 @@ from emberfleet.core.graph import (
     ceil_padding,
     same_padding,
 )
+from tests.core.networks import bypass_network
 
 IMAGE = Input("input", (), (7, 5, 3))
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.core.networks import bypass_network, random_tensors
 
 from emberfleet.core.errors import ConversionError, FormatError, QuantError
 from emberfleet.core.graph import (
@@ -32,6 +31,7 @@ from emberfleet.core.integer import (
 )
 from emberfleet.core.integer_codec import decode_network, encode_network
 from emberfleet.core.quantization import QuantParams
+from tests.core.networks import bypass_network, random_tensors
 
 
 def _network(positions: int = 1) -> IntegerNetwork:

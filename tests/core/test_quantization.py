@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.core.networks import bypass_network
 
 from emberfleet.core.errors import QuantError
 from emberfleet.core.graph import Concat, Conv2D, GlobalAveragePool, Graph, Input, MaxPool, Relu
@@ -24,6 +23,7 @@ from emberfleet.core.quantization import (
     requantize,
     weight_scales,
 )
+from tests.core.networks import bypass_network
 
 ranges = st.tuples(
     st.floats(-1e3, 1e3, allow_nan=False, width=32), st.floats(-1e3, 1e3, allow_nan=False, width=32)
