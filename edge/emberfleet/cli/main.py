@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from emberfleet.cli import doctor
+from emberfleet.cli import doctor, train
 from emberfleet.cli.errors import CommandGroup
 
 app = typer.Typer(
@@ -41,4 +41,5 @@ def start(
     """Train small networks, run and retrain them on devices, and average what the devices learn."""
 
 
+app.command("train")(train.train)
 app.command("doctor")(doctor.doctor)
