@@ -29,12 +29,16 @@ def encode_json(value: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
     except ValueError as error:
-        raise FormatError("message: holds a number that is not finite") from error
+        raise NotFiniteError("message: holds a number that is not finite") from error
 
 
 def to_base64(data: bytes) -> str:
     """Standard base64 with padding, as `Fields.data` reads it."""
     return base64.b64encode(data).decode("ascii")
+
+
+class NotFiniteError(FormatError):
+    """A number from outside is NaN or an infinity."""
 
 
 class Fields:
@@ -152,6 +156,11 @@ class Fields:
         """A nested object."""
         return Fields.of(self._take(name, None), what)
 
+    def rest(self) -> JsonObject:
+        """All fields that nobody took yet, taken."""
+        taken, self._values = self._values, {}
+        return taken
+
     def done(self) -> None:
         """Refuse fields that nobody took: a message says only what its version knows."""
         if self._values:
@@ -187,7 +196,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> JsonObject:
 
 
 def _refuse_constant(text: str) -> Any:
-    raise FormatError(f"message: {text} is not a finite number")
+    raise NotFiniteError(f"message: {text} is not a finite number")
 
 
 def _parse_integer(text: str) -> int:

@@ -61,6 +61,7 @@ class Reason(StrEnum):
     NOT_SEALED = "not_sealed"
     RANGE = "range"
     STORAGE = "storage"
+    SLOW = "slow"
     BUSY = "busy"
     INTERNAL = "internal"
 

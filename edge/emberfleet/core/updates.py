@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from emberfleet.core.arrays import Array, Float32, Float64, Tensors
-from emberfleet.core.codec import Fields
+from emberfleet.core.codec import Fields, NotFiniteError
 from emberfleet.core.errors import FormatError, ShapeError
 
 MAX_TENSORS: Final = 4096
@@ -29,10 +29,6 @@ WIRE_TYPES: Final[Mapping[int, np.dtype[Any]]] = {
     16: np.dtype("<i2"),
     32: np.dtype("<f4"),
 }
-
-
-class NotFiniteError(FormatError):
-    """An update holds NaN or an infinity."""
 
 
 class OutOfRangeError(FormatError):

@@ -1,0 +1,275 @@
+"""The device's side of the protocol over HTTP: signed requests, retries, downloads that go on.
+
+Every attempt is signed anew, since a nonce counts once. What may be retried without harm is: all of
+it, because an update counts once however often it is sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NoReturn
+from urllib.parse import urlsplit
+
+import httpx
+
+from emberfleet.agent.identity import Identity, accept_reply, key_of
+from emberfleet.core.errors import ConfigError, EmberError, FormatError, StorageError
+from emberfleet.core.messages import (
+    MAX_SMALL_BYTES,
+    EnrolReply,
+    EnrolRequest,
+    ErrorReply,
+    ModelInfo,
+    Receipt,
+    RefusedError,
+    WorkReply,
+    device_id_of,
+)
+from emberfleet.core.requests import sign_request
+from emberfleet.core.signing import SigningKey
+
+log = logging.getLogger(__name__)
+CONNECT_TIMEOUT_S: Final = 10.0
+READ_TIMEOUT_S: Final = 60.0
+MAX_REPLY_BYTES: Final = 4 << 20
+TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504, 507})
+
+
+class UnreachableError(EmberError):
+    """The server did not answer, however often it was tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait between tries: doubling, capped, each drawn between half and all of it."""
+
+    attempts: int = 6
+    first_s: float = 0.25
+    most_s: float = 30.0
+
+    def delay_s(self, attempt: int, generator: random.Random) -> float:
+        """The pause after the failed try number `attempt`, counted from 0."""
+        longest = min(self.most_s, self.first_s * 2 ** min(attempt, 30))
+        return longest * (0.5 + 0.5 * generator.random())
+
+
+@dataclass(slots=True)
+class ServerClient:
+    """Talks to one server as one device.
+
+    Attributes:
+        address: The server's, such as ``http://127.0.0.1:8470``.
+        key: Signs every request.
+        device_id: The name under which the server knows the key.
+    """
+
+    address: str
+    key: SigningKey
+    device_id: str
+    backoff: Backoff = field(default_factory=Backoff)
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    generator: random.Random = field(default_factory=random.Random)
+    transport: httpx.BaseTransport | None = None
+    _http: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.address = check_address(self.address)
+        timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        self._http = httpx.Client(
+            base_url=self.address,
+            timeout=timeout,
+            transport=self.transport,
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    @classmethod
+    def of(cls, identity: Identity) -> ServerClient:
+        """The client of an enrolled device."""
+        return cls(identity.server, identity.key, identity.device_id)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def enrol(self, token: str, name: str) -> EnrolReply:
+        """Spend a token."""
+        body = EnrolRequest(token, self.key.verify_key.raw, name).encode()
+        return EnrolReply.decode(self._ask("POST", "/v1/enrol", body))
+
+    def ask_work(self, model_version: int, wait_s: int = 0) -> WorkReply:
+        """Ask for a place in a round; the server may hold the answer back for `wait_s`."""
+        return WorkReply.decode(self._ask("GET", f"/v1/work?model={model_version}&wait={wait_s}"))
+
+    def latest(self) -> ModelInfo:
+        """Which model is published."""
+        return ModelInfo.decode(self._ask("GET", "/v1/models/latest"))
+
+    def send_update(self, round_id: str, body: bytes) -> Receipt:
+        """Upload an update; sending the same body again does no harm."""
+        return Receipt.decode(self._ask("POST", f"/v1/rounds/{round_id}/update", body))
+
+    def alive(self, round_id: str) -> None:
+        """Say that training goes on."""
+        self._ask("POST", f"/v1/rounds/{round_id}/alive")
+
+    def decline(self, round_id: str) -> None:
+        """Say that no update will come."""
+        self._ask("POST", f"/v1/rounds/{round_id}/decline")
+
+    def download(self, info: ModelInfo, partial: Path) -> bytes:
+        """Fetch a bundle, going on where an earlier try stopped.
+
+        Args:
+            info: What the bundle must be: its size and digest are checked.
+            partial: Where what has come so far is kept; gone after success.
+
+        Raises:
+            FormatError: What came is not what was announced; the next try begins anew.
+            UnreachableError: The server stopped answering; the next try goes on.
+        """
+        try:
+            if not partial.exists() or partial.stat().st_size > info.size_bytes:
+                partial.write_bytes(b"")
+            self._with_retries(lambda: self._fetch_rest(info, partial))
+            data = partial.read_bytes()
+            partial.unlink()
+        except OSError as error:
+            raise StorageError(f"cannot keep the download at {partial}: {error.strerror}") from error
+        if hashlib.sha256(data).hexdigest() != info.digest:
+            raise FormatError(f"bundle {info.version}: its digest is not the one the server announced")
+        return data
+
+    def _fetch_rest(self, info: ModelInfo, partial: Path) -> bytes:
+        begin = partial.stat().st_size
+        if begin == info.size_bytes:
+            return b""
+        target = f"/v1/models/{info.version}/bundle"
+        headers = {"Range": f"bytes={begin}-", "If-Range": f'"{info.digest}"'} if begin else {}
+        headers.update(self._signed("GET", target, b""))
+        with self._http.stream("GET", target, headers=headers) as response:
+            if response.status_code not in (200, 206):
+                _raise_refusal(response.status_code, _read(response, MAX_SMALL_BYTES))
+            if response.status_code == 200:
+                begin = 0
+            with partial.open("r+b") as file:
+                file.truncate(begin)
+                file.seek(begin)
+                for piece in response.iter_bytes():
+                    begin += len(piece)
+                    if begin > info.size_bytes:
+                        file.truncate(0)
+                        raise FormatError(
+                            f"bundle {info.version}: more than the {info.size_bytes} bytes announced"
+                        )
+                    file.write(piece)
+        if begin != info.size_bytes:
+            raise httpx.ReadError("the download ended early")
+        return b""
+
+    def _ask(self, method: str, target: str, body: bytes = b"") -> bytes:
+        return self._with_retries(lambda: self._send(method, target, body))
+
+    def _send(self, method: str, target: str, body: bytes) -> bytes:
+        headers = self._signed(method, target, body)
+        with self._http.stream(method, target, content=body or None, headers=headers) as response:
+            data = _read(response, MAX_REPLY_BYTES)
+        if not 200 <= response.status_code < 300:
+            _raise_refusal(response.status_code, data)
+        return data
+
+    def _signed(self, method: str, target: str, body: bytes) -> dict[str, str]:
+        return sign_request(self.key, self.device_id, method, target, body, self.clock())
+
+    def _with_retries(self, action: Callable[[], bytes]) -> bytes:
+        for attempt in range(self.backoff.attempts):
+            wait_s = 0.0
+            try:
+                return action()
+            except httpx.TransportError as error:
+                failure: Exception = error
+            except _TransientError as error:
+                failure, wait_s = error, error.retry_after_s
+            if attempt + 1 < self.backoff.attempts:
+                delay_s = max(wait_s, self.backoff.delay_s(attempt, self.generator))
+                log.info(
+                    "%s does not answer (%s), again in %.1f s", self.address, type(failure).__name__, delay_s
+                )
+                self.sleep(delay_s)
+        raise UnreachableError(
+            f"{self.address} did not answer in {self.backoff.attempts} tries: check the address and the network"
+        ) from failure
+
+
+class _TransientError(Exception):
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__()
+        self.retry_after_s = retry_after_s
+
+
+def enrol_device(address: str, token: str, folder: Path, name: str) -> Identity:
+    """Make a device's key, spend the token, and keep what the server says to trust.
+
+    Raises:
+        RefusedError: The server does not take the token.
+        EnrolmentError: The server is not the one the token was made for.
+    """
+    key = key_of(folder)
+    client = ServerClient(address, key, device_id_of(key.verify_key.raw))
+    try:
+        identity = accept_reply(client.address, name, token, key, client.enrol(token, name))
+    finally:
+        client.close()
+    identity.save(folder)
+    return identity
+
+
+def check_address(address: str) -> str:
+    """A server's address without a trailing slash.
+
+    Raises:
+        ConfigError: Not an http or https address.
+    """
+    parts = urlsplit(address)
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.query
+        or parts.path not in ("", "/")
+    ):
+        raise ConfigError(f"'{address}' is not a server's address: expected http(s)://host:port")
+    return address.rstrip("/")
+
+
+def _read(response: httpx.Response, limit: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    for piece in response.iter_bytes():
+        size += len(piece)
+        if size > limit:
+            raise FormatError(f"the server's answer is larger than {limit} bytes")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _raise_refusal(status: int, data: bytes) -> NoReturn:
+    try:
+        reply = ErrorReply.decode(data)
+    except FormatError as error:
+        if status in TRANSIENT:
+            raise _TransientError(0.0) from error
+        raise FormatError(
+            f"the server answered {status}, and not as Emberfleet does: check its address"
+        ) from error
+    if status in TRANSIENT:
+        raise _TransientError(reply.retry_after_s or 0.0)
+    raise RefusedError(
+        reply.reason, f"{reply.error}. {reply.advice}".strip(), reply.advice, reply.retry_after_s
+    )

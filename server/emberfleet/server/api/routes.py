@@ -1,0 +1,109 @@
+"""The routes: each admits the request, asks the rest of the server, and encodes the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from emberfleet.core.messages import (
+    MAX_SMALL_BYTES,
+    EnrolReply,
+    EnrolRequest,
+    Reason,
+    RefusedError,
+    check_round_id,
+    check_version,
+    device_id_of,
+)
+from emberfleet.core.requests import check_body
+from emberfleet.core.signing import VerifyKey
+from emberfleet.server.api.admission import read_body, read_signed_body
+from emberfleet.server.dashboard.status import describe_status, render_status
+from emberfleet.server.storage.database import Device
+
+if TYPE_CHECKING:
+    from emberfleet.server.fleet import Fleet
+
+MAX_WAIT_S: Final = 25.0
+
+
+def make_routes(fleet: Fleet) -> list[Route]:
+    """All routes of the server, over one fleet."""
+
+    async def enrol(request: Request) -> Response:
+        body = await read_body(request, MAX_SMALL_BYTES)
+        wish = EnrolRequest.decode(body)
+        device_id = device_id_of(wish.public_key)
+        head = fleet.admission.admit_stranger(request, device_id, VerifyKey(wish.public_key))
+        check_body(head, body)
+        now = fleet.clock()
+        device = Device(device_id, wish.public_key, wish.name, now, None)
+        fleet.database.enrol(wish.token.partition(".")[0], device, now)
+        reply = EnrolReply(device_id, fleet.server_key.verify_key.raw, fleet.bundle_keys)
+        return _json(reply.encode())
+
+    async def work(request: Request) -> Response:
+        head = fleet.admission.admit(request)
+        version = check_version(request.query_params.get("model", "0"))
+        wait_s = min(float(check_version(request.query_params.get("wait", "0"))), MAX_WAIT_S)
+        reply = await fleet.coordinator.wait_for_work(head.device_id, version, wait_s)
+        return _json(reply.encode())
+
+    async def latest(request: Request) -> Response:
+        fleet.admission.admit(request)
+        return _json(fleet.coordinator.model.encode())
+
+    async def bundle(request: Request) -> Response:
+        fleet.admission.admit(request)
+        found = fleet.registry.path(check_version(request.path_params["version"]))
+        if found is None:
+            raise RefusedError(
+                Reason.NOT_FOUND, "no such version of the model", "Ask which one is published."
+            )
+        info, path = found
+        headers = {"ETag": f'"{info.digest}"', "Cache-Control": "private, immutable"}
+        return FileResponse(path, headers=headers, media_type="application/vnd.emberfleet.bundle")
+
+    async def upload(request: Request) -> Response:
+        head = fleet.admission.admit(request)
+        round_id = check_round_id(request.path_params["round_id"])
+        limit = fleet.coordinator.upload_limit(round_id, head.device_id)
+        body = await read_signed_body(request, head, limit)
+        return _json(fleet.coordinator.accept_upload(round_id, head.device_id, body).encode())
+
+    async def alive(request: Request) -> Response:
+        head = fleet.admission.admit(request)
+        fleet.coordinator.hear(check_round_id(request.path_params["round_id"]), head.device_id)
+        return Response(status_code=204)
+
+    async def decline(request: Request) -> Response:
+        head = fleet.admission.admit(request)
+        fleet.coordinator.decline(check_round_id(request.path_params["round_id"]), head.device_id)
+        return Response(status_code=204)
+
+    async def status(_request: Request) -> Response:
+        return _json(describe_status(fleet))
+
+    async def page(_request: Request) -> Response:
+        policy = "default-src 'none'; style-src 'unsafe-inline'"
+        headers = {"Content-Security-Policy": policy, "Refresh": "5"}
+        return Response(render_status(fleet), headers=headers, media_type="text/html")
+
+    return [
+        Route("/", page),
+        Route("/v1/status", status),
+        Route("/v1/enrol", enrol, methods=["POST"]),
+        Route("/v1/work", work),
+        Route("/v1/models/latest", latest),
+        Route("/v1/models/{version}/bundle", bundle),
+        Route("/v1/rounds/{round_id}/update", upload, methods=["POST"]),
+        Route("/v1/rounds/{round_id}/alive", alive, methods=["POST"]),
+        Route("/v1/rounds/{round_id}/decline", decline, methods=["POST"]),
+    ]
+
+
+def _json(data: bytes) -> Response:
+    return Response(data, media_type="application/json")

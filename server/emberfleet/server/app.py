@@ -1,0 +1,54 @@
+"""The server as an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+
+from emberfleet.core.errors import EmberError
+from emberfleet.server.api.errors import answer_fault, answer_http_error, answer_refusal
+from emberfleet.server.api.routes import make_routes
+from emberfleet.server.fleet import Fleet, ServerConfig
+
+log = logging.getLogger(__name__)
+
+
+def create_app(config: ServerConfig) -> Starlette:
+    """The application of one server folder; its rounds run while it is served.
+
+    Raises:
+        ConfigError: The folder holds no server, or no model.
+    """
+    fleet = Fleet(config)
+
+    @contextlib.asynccontextmanager
+    async def serve_rounds(_app: Starlette) -> AsyncIterator[None]:
+        rounds = asyncio.create_task(fleet.coordinator.run())
+        rounds.add_done_callback(_report)
+        try:
+            yield
+        finally:
+            rounds.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await rounds
+            fleet.close()
+
+    return Starlette(
+        routes=make_routes(fleet),
+        lifespan=serve_rounds,
+        exception_handlers={
+            EmberError: answer_refusal,
+            HTTPException: answer_http_error,
+            Exception: answer_fault,
+        },
+    )
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.critical("the rounds stopped", exc_info=task.exception())

@@ -1,0 +1,134 @@
+"""What a round is to be: how many devices, how long, which tensors, how they train."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
+from typing import Any
+
+from emberfleet.core.arrays import Tensors
+from emberfleet.core.codec import Fields, Scalar
+from emberfleet.core.errors import ConfigError
+from emberfleet.core.messages import MAX_SECONDS
+from emberfleet.core.updates import WIRE_TYPES, UpdatePlan
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPlan:
+    """The settings of a round.
+
+    Attributes:
+        cohort: Updates wanted; the round ends as soon as it has them.
+        over_selection: Extra share of devices asked, against drop-out: 0.3 asks 13 for 10.
+        minimum: Fewest updates that make a model; below it the round fails.
+        pool: Devices that must be there before the cohort is drawn from them; 0 for as many as asked.
+        pool_wait_s: After this long the cohort is drawn from those who are there, if at least `minimum`.
+        deadline_s: Longest time from the draw to the last update.
+        lease_s: A device not heard for this long is dropped; 0 waits for the deadline.
+        presence_s: A device counts as there for this long after it last asked for work.
+        tensors: Patterns of the names of the tensors that updates carry.
+        bits: Width of one value of an update: 8, 16, or 32 for float32.
+        clip: Largest change sent, beyond `relative_clip` times the tensor's largest value.
+        relative_clip: See `clip`.
+        training: Settings handed to the devices' retraining.
+        rate_decay: Factor on ``training["rate"]`` from one round to the next.
+        server_rate: Share of the mean change that is applied.
+        server_momentum: FedAvgM; 0 for plain averaging.
+        seed: Of the draw and of the devices' training.
+    """
+
+    cohort: int = 20
+    over_selection: float = 0.0
+    minimum: int = 2
+    pool: int = 0
+    pool_wait_s: float = 30.0
+    deadline_s: float = 600.0
+    lease_s: float = 15.0
+    presence_s: float = 45.0
+    tensors: tuple[str, ...] = ("*",)
+    bits: int = 16
+    clip: float = 0.25
+    relative_clip: float = 1.0
+    training: Mapping[str, Scalar] = field(default_factory=dict)
+    rate_decay: float = 1.0
+    server_rate: float = 1.0
+    server_momentum: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        def check(fine: bool, name: str, expected: str) -> None:
+            if not fine:
+                raise ConfigError(f"round plan: {name} is {getattr(self, name)}, expected {expected}")
+
+        check(1 <= self.cohort <= 100_000, "cohort", "1 to 100000")
+        check(0 <= self.over_selection <= 10, "over_selection", "0 to 10")
+        check(1 <= self.minimum <= self.cohort, "minimum", "1 to the cohort")
+        check(0 <= self.pool <= 1_000_000, "pool", "0 to 1000000")
+        for name in ("pool_wait_s", "deadline_s", "lease_s", "presence_s"):
+            check(0 <= getattr(self, name) <= MAX_SECONDS, name, f"0 to {MAX_SECONDS:.0f}")
+        check(bool(self.tensors), "tensors", "at least one pattern")
+        check(self.bits in WIRE_TYPES, "bits", "8, 16 or 32")
+        check(0 < self.clip <= 1e6, "clip", "above 0")
+        check(0 <= self.relative_clip <= 1e6, "relative_clip", "0 or more")
+        check(0 < self.rate_decay <= 1, "rate_decay", "above 0 to 1")
+        check(0 < self.server_rate <= 10, "server_rate", "above 0 to 10")
+        check(0 <= self.server_momentum < 1, "server_momentum", "0 to below 1")
+        check(0 <= self.seed < 1 << 53, "seed", "0 to 2**53")
+
+    @property
+    def asked(self) -> int:
+        """Devices asked for an update."""
+        return math.ceil(self.cohort * (1 + self.over_selection))
+
+    @property
+    def wanted_present(self) -> int:
+        """Devices that must be there before the draw."""
+        return max(self.pool, self.asked)
+
+    def training_of(self, number: int) -> dict[str, Scalar]:
+        """The training settings of the round with this number, counted from 1."""
+        settings = dict(self.training)
+        rate = settings.get("rate")
+        if self.rate_decay != 1 and isinstance(rate, int | float):
+            settings["rate"] = rate * self.rate_decay ** (number - 1)
+        return settings
+
+    def update_plan(self, model: Tensors) -> UpdatePlan:
+        """The updates of a round on this model.
+
+        Raises:
+            ConfigError: No tensor of the model has a name that the patterns allow.
+        """
+        names = [
+            name for name in sorted(model) if any(fnmatchcase(name, pattern) for pattern in self.tensors)
+        ]
+        if not names:
+            raise ConfigError(f"round plan: no tensor of the model is named like {', '.join(self.tensors)}")
+        return UpdatePlan.for_model(model, names, self.bits, self.clip, self.relative_clip)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as a JSON value."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {**values, "tensors": list(self.tensors), "training": dict(self.training)}
+
+    @classmethod
+    def from_fields(cls, found: Fields) -> RoundPlan:
+        """Read what `to_json` gave; a setting that is left out keeps its default."""
+        values = {**cls().to_json(), **found.rest()}
+        complete = Fields.of(values, "round plan")
+        patterns = complete.items("tensors", 4096)
+        if not all(isinstance(pattern, str) for pattern in patterns):
+            raise complete.wrong("tensors", "a list of patterns")
+        training = complete.scalars("training")
+        read: dict[str, Any] = {}
+        for item in fields(cls):
+            if item.name not in ("tensors", "training"):
+                read[item.name] = (
+                    complete.integer(item.name)
+                    if item.type == "int"
+                    else complete.number(item.name, 0, MAX_SECONDS)
+                )
+        complete.done()
+        return cls(**read, tensors=tuple(patterns), training=training)
