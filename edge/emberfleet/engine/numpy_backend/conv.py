@@ -19,7 +19,6 @@ import numpy as np
 from emberfleet.core.arrays import Array, Real
 from emberfleet.core.graph import Conv2D, MaxPool, Padding
 
-
 ArrayT = TypeVar("ArrayT", bound=Array)
 
 

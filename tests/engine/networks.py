@@ -1,0 +1,126 @@
+"""Graphs that hurt, and tensors for them, for the tests of every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from emberfleet.core.arrays import Float32, Float64, Int64
+from emberfleet.core.graph import (
+    Add,
+    BatchNorm,
+    Concat,
+    Conv2D,
+    Dropout,
+    GlobalAveragePool,
+    Graph,
+    Input,
+    MaxPool,
+    Relu,
+    Reshape,
+    Softmax,
+)
+from tests.core.networks import bypass_network
+
+
+def tangled_network() -> Graph:
+    """Tensors with several readers, lopsided padding, strides, a concat in a concat, positions x classes."""
+    return Graph(
+        (
+            Input("image", (), (7, 6, 3)),
+            Conv2D("c1", ("image",), 5, (3, 2), (2, 1), (1, 0, 0, 1)),
+            BatchNorm("b1", ("c1",)),
+            Relu("r1", ("b1",)),
+            Conv2D("s", ("r1",), 4),
+            Conv2D("e1", ("s",), 3, bias=False),
+            Conv2D("e3", ("s",), 2, (3, 3), (1, 1), (1, 1, 1, 1)),
+            Concat("inner", ("e1", "e3")),
+            Add("by", ("inner", "r1")),
+            BatchNorm("b2", ("by",)),
+            Relu("r2", ("b2",)),
+            Concat("outer", ("r2", "inner", "r2")),
+            Relu("r3", ("outer",)),
+            Conv2D("strided", ("r3",), 6, (2, 2), (3, 3), (0, 1, 1, 0)),
+            MaxPool("pool", ("r3",), (3, 3), (3, 3), (1, 0, 1, 2)),
+            Conv2D("narrow", ("pool",), 6),
+            Add("both", ("narrow", "strided")),
+            Add("twice", ("both", "both")),
+            Dropout("drop", ("twice",), 0.3),
+            Conv2D("cl", ("drop",), 4),
+            GlobalAveragePool("average", ("cl",)),
+            Reshape("matrix", ("average",), (2, 2)),
+            Softmax("softmax", ("matrix",)),
+        )
+    )
+
+
+def linear_network() -> Graph:
+    """A convolution as large as the image and a reshape: the smallest classifier."""
+    return Graph(
+        (
+            Input("image", (), (3, 5, 1)),
+            Conv2D("dense", ("image",), 3, (3, 5)),
+            Reshape("flat", ("dense",), (3,)),
+        )
+    )
+
+
+def shared_pool_network() -> Graph:
+    """Pools with several readers, a ReLU on the image, a batch norm on a tensor that others read."""
+    return Graph(
+        (
+            Input("image", (), (5, 5, 4)),
+            Relu("positive", ("image",)),
+            Conv2D("a", ("positive",), 4, (3, 3), (1, 1), (1, 1, 1, 1), bias=False),
+            BatchNorm("norm", ("a",)),
+            MaxPool("pool_a", ("a",), (2, 2), (1, 1)),
+            MaxPool("pool_n", ("norm",), (2, 2), (1, 1)),
+            Concat("joined", ("pool_a", "pool_n")),
+            BatchNorm("joined/norm", ("joined",)),
+            Relu("joined/relu", ("joined/norm",)),
+            Add("sum", ("pool_a", "pool_n")),
+            Concat("all", ("sum", "joined/relu")),
+            Conv2D("cl", ("all",), 3),
+            GlobalAveragePool("average", ("cl",)),
+        )
+    )
+
+
+NETWORKS: Mapping[str, Graph] = {
+    "fire with bypass": bypass_network(),
+    "tangled": tangled_network(),
+    "linear": linear_network(),
+    "shared pools": shared_pool_network(),
+    "positions": bypass_network(positions=3, classes=4, side=7),
+}
+
+
+def double_tensors(graph: Graph, seed: int = 0) -> dict[str, Float64]:
+    """Tensors in float64, none of them at a value where an error could hide."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for name, shape in {**graph.parameters, **graph.state}.items():
+        part = name.rsplit("/", 1)[1]
+        values = rng.normal(size=shape)
+        if part == "weight":
+            values *= np.sqrt(2.0 / np.prod(shape[1:]))
+        elif part in ("gamma", "variance"):
+            values = 0.5 + np.abs(values)
+        else:
+            values *= 0.3
+        found[name] = values
+    return found
+
+
+def single_tensors(graph: Graph, seed: int = 0) -> dict[str, Float32]:
+    """The same in float32."""
+    return {name: value.astype(np.float32) for name, value in double_tensors(graph, seed).items()}
+
+
+def random_batch(graph: Graph, batch: int, seed: int = 0) -> tuple[Float64, Int64]:
+    """Images and labels that fit the graph."""
+    rng = np.random.default_rng(seed)
+    output = graph.shapes[graph.logits]
+    shape = (batch,) if len(output) == 1 else (batch, output[0])
+    return rng.normal(size=(batch, *graph.input.shape)), rng.integers(0, graph.classes, shape)

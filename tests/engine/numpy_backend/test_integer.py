@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+
+from emberfleet.core.arrays import Int8
+from emberfleet.core.errors import ShapeError
+from emberfleet.core.graph import Add, Conv2D, GlobalAveragePool, Graph, Input, MaxPool, Relu, Reshape
+from emberfleet.core.integer import (
+    ADD_LEFT_SHIFT,
+    IntegerAdd,
+    IntegerAveragePool,
+    IntegerConcat,
+    IntegerConv,
+    IntegerMaxPool,
+    IntegerNetwork,
+    IntegerRelu,
+    output_limits,
+    quantize,
+)
+from emberfleet.engine.numpy_backend import integer
+from emberfleet.engine.numpy_backend.backend import NumpyBackend
+from tests.core.networks import bypass_network, random_tensors
+
+
+def strided_network() -> Graph:
+    """Strides, lopsided padding, a ReLU of its own, positions x classes."""
+    return Graph(
+        (
+            Input("input", (), (7, 8, 3)),
+            Relu("positive", ("input",)),
+            Conv2D("c1", ("positive",), 5, (3, 2), (2, 3), (0, 1, 2, 0)),
+            Conv2D("c2", ("c1",), 5, (2, 2), (1, 1), (1, 1, 0, 0)),
+            Add("sum", ("c1", "c2")),
+            Relu("sum/relu", ("sum",)),
+            MaxPool("pool", ("sum/relu",), (2, 2), (3, 2), (1, 0, 0, 1)),
+            Conv2D("c3", ("pool",), 6),
+            GlobalAveragePool("average", ("c3",)),
+            Reshape("matrix", ("average",), (3, 2)),
+        )
+    )
+
+
+NETWORKS = {"fire with bypass": bypass_network(), "strides": strided_network()}
+
+
+def half_away(value: Fraction) -> int:
+    """Nearest integer, halves away from zero."""
+    size = math.floor(abs(value) + Fraction(1, 2))
+    return size if value >= 0 else -size
+
+
+def fixed_point(x: int, multiplier: int, shift: int) -> int:
+    """Gemmlowp's two roundings, in integers of any size."""
+    product_ = (x << max(shift, 0)) * multiplier
+    # C divides the nudged product towards zero.
+    nudged = product_ + (1 << 30 if product_ >= 0 else 1 - (1 << 30))
+    high = abs(nudged) // (1 << 31) * (1 if nudged >= 0 else -1)
+    return half_away(Fraction(high, 1 << max(-shift, 0)))
+
+
+def clip(value: int, low: int = -128, high: int = 127) -> int:
+    return max(low, min(high, value))
+
+
+def plain_run(network: IntegerNetwork, q: Int8) -> Int8:
+    """Every operation value by value in Python integers, for one image ``(H, W, C)``."""
+    values = {network.input: q.astype(object)}
+    for op in network.ops:
+        given = [values[name] for name in op.inputs]
+        out = network.tensors[op.output]
+        points = [network.tensors[name].params.zero_point for name in op.inputs]
+        y = np.empty(out.shape, object)
+        x = given[0]
+        if isinstance(op, IntegerConv):
+            low, high = output_limits(op, out.params)
+            for h, w, o in np.ndindex(*out.shape):
+                acc = int(op.bias[o])
+                for i, j, c in np.ndindex(*op.weights.shape[1:]):
+                    p, q_ = h * op.stride[0] + i - op.padding[0], w * op.stride[1] + j - op.padding[1]
+                    if 0 <= p < x.shape[0] and 0 <= q_ < x.shape[1]:
+                        acc += (int(x[p, q_, c]) - points[0]) * int(op.weights[o, i, j, c])
+                scaled = fixed_point(acc, int(op.multiplier[o]), int(op.shift[o]))
+                y[h, w, o] = clip(scaled + out.params.zero_point, low, high)
+        elif isinstance(op, IntegerMaxPool):
+            for h, w, c in np.ndindex(*out.shape):
+                y[h, w, c] = max(
+                    x[p, q_, c]
+                    for p, q_ in product(
+                        range(
+                            h * op.stride[0] - op.padding[0], h * op.stride[0] - op.padding[0] + op.kernel[0]
+                        ),
+                        range(
+                            w * op.stride[1] - op.padding[1], w * op.stride[1] - op.padding[1] + op.kernel[1]
+                        ),
+                    )
+                    if 0 <= p < x.shape[0] and 0 <= q_ < x.shape[1]
+                )
+        elif isinstance(op, IntegerAveragePool):
+            for c in range(out.shape[0]):
+                total = sum(int(v) for v in x[:, :, c].reshape(-1))
+                y[c] = half_away(Fraction(total, x.shape[0] * x.shape[1]))
+        elif isinstance(op, IntegerConcat):
+            y = np.concatenate(given, axis=-1)
+        elif isinstance(op, IntegerAdd):
+            for place in np.ndindex(*out.shape):
+                total = sum(
+                    fixed_point((int(v[place]) - point) << ADD_LEFT_SHIFT, m, s)
+                    for v, point, m, s in zip(given, points, op.multipliers[:2], op.shifts[:2], strict=True)
+                )
+                scaled = fixed_point(total, op.multipliers[2], op.shifts[2])
+                y[place] = clip(scaled + out.params.zero_point, *output_limits(op, out.params))
+        elif isinstance(op, IntegerRelu):
+            for place in np.ndindex(*out.shape):
+                scaled = fixed_point(int(x[place]) - points[0], op.multiplier, op.shift)
+                y[place] = clip(scaled + out.params.zero_point, *output_limits(op, out.params))
+        else:
+            y = x.reshape(out.shape)
+        values[op.output] = y
+    return values[network.output].astype(np.int8)
+
+
+@pytest.mark.parametrize("graph", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_predictor_is_the_plain_integer_loop_bit_for_bit(graph: Graph, seed: int) -> None:
+    network = quantize(graph, random_tensors(graph, seed))
+    predictor = NumpyBackend().integer_predictor(network, batch=2)
+    q = np.random.default_rng(seed).integers(-128, 128, (3, *graph.input.shape)).astype(np.int8)
+    found = predictor.run_integer(q)
+    np.testing.assert_array_equal(found, np.stack([plain_run(network, image) for image in q]))
+    assert len(np.unique(found)) > 3
+
+
+def test_sums_are_exact_at_both_ends_of_int8_whatever_their_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = Graph(
+        (
+            Input("input", (), (1, 1, 3000)),
+            Conv2D("dense", ("input",), 2),
+            Reshape("flat", ("dense",), (2,)),
+        )
+    )
+    tensors = random_tensors(graph)
+    network = quantize(graph, tensors)
+    (conv,) = (op for op in network.ops if isinstance(op, IntegerConv))
+    conv.weights[:] = np.where(np.arange(3000) % 3, 127, -127)
+    q = np.random.default_rng(0).choice(np.array([-128, 127], np.int8), (4, 1, 1, 3000))
+    kernel = integer._prepare(conv, network.input_tensor.params.zero_point)
+    assert kernel.matrix.dtype == np.float64
+    found = integer.convolve(conv, kernel, q, network.input_tensor.params.zero_point)
+    centred = q.reshape(4, -1).astype(object) - network.input_tensor.params.zero_point
+    expected = centred @ conv.weights.reshape(2, -1).T.astype(object) + conv.bias
+    np.testing.assert_array_equal(found.reshape(4, 2), expected.astype(np.int64))
+
+
+def test_float_images_go_in_and_logits_near_those_of_fake_quantization_come_out() -> None:
+    graph = bypass_network()
+    tensors = random_tensors(graph)
+    network = quantize(graph, tensors)
+    x = np.random.default_rng(3).uniform(0, 1, (8, *graph.input.shape)).astype(np.float32)
+    found = NumpyBackend().integer_predictor(network, batch=8).run(x)
+    expected = NumpyBackend().predictor(graph, tensors, 8, fake_quantize=True).run(x)
+    step = network.output_tensor.params.scale
+    assert np.abs(found - expected).max() <= 4.0 * step
+    assert np.abs(found - expected).mean() <= step
+
+
+def test_images_of_another_shape_or_type_are_refused() -> None:
+    graph = bypass_network()
+    predictor = NumpyBackend().integer_predictor(quantize(graph, random_tensors(graph)), batch=2)
+    with pytest.raises(ShapeError, match="int8"):
+        predictor.run_integer(np.zeros((1, 9, 9, 2), np.uint8))
+    with pytest.raises(ShapeError, match=r"expected \(n, 9, 9, 2\)"):
+        predictor.run_integer(np.zeros((1, 9, 2), np.int8))

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emberfleet.core.errors import ShapeError
+from emberfleet.engine.memory import ALIGNMENT, BufferRequest, align, plan_arena
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> list[BufferRequest]:
+    count = draw(st.integers(0, 30))
+    found = []
+    for index in range(count):
+        first = draw(st.integers(0, 20))
+        size = draw(st.integers(0, 2000))
+        found.append(BufferRequest(f"b{index}", size, first, first + draw(st.integers(0, 8))))
+    return found
+
+
+@given(requests())
+def test_buffers_that_live_at_one_step_never_overlap(buffers: list[BufferRequest]) -> None:
+    plan = plan_arena(buffers)
+    for step in range(30):
+        live = sorted(
+            (plan.offsets[b.name], plan.offsets[b.name] + b.size_bytes)
+            for b in buffers
+            if b.first <= step <= b.last and b.size_bytes
+        )
+        assert all(before[1] <= after[0] for before, after in pairwise(live))
+
+
+@given(requests())
+def test_the_arena_holds_every_buffer_and_is_no_smaller_than_the_bound(buffers: list[BufferRequest]) -> None:
+    plan = plan_arena(buffers)
+    assert plan.size_bytes >= plan.bound_bytes
+    assert plan.size_bytes <= sum(align(b.size_bytes) for b in buffers)
+    for buffer in buffers:
+        assert plan.offsets[buffer.name] % ALIGNMENT == 0
+        assert plan.offsets[buffer.name] + buffer.size_bytes <= plan.size_bytes
+
+
+def test_buffers_whose_lives_do_not_meet_share_their_bytes() -> None:
+    plan = plan_arena([BufferRequest("a", 640, 0, 1), BufferRequest("b", 640, 2, 3)])
+    assert plan.offsets == {"a": 0, "b": 0}
+    assert plan.size_bytes == plan.bound_bytes == 640
+
+
+def test_the_tightest_gap_is_taken() -> None:
+    plan = plan_arena(
+        [
+            BufferRequest("floor", 1024, 0, 0),
+            BufferRequest("long", 512, 0, 9),
+            BufferRequest("top", 256, 0, 9),
+            BufferRequest("fits", 128, 5, 9),
+        ]
+    )
+    assert plan.offsets["fits"] == 0
+    assert plan.size_bytes == plan.bound_bytes == 1792
+
+
+@pytest.mark.parametrize(
+    "buffers",
+    [
+        [BufferRequest("a", 1, 0, 0), BufferRequest("a", 1, 1, 1)],
+        [BufferRequest("a", -1, 0, 0)],
+        [BufferRequest("a", 1, 2, 1)],
+    ],
+)
+def test_impossible_requests_are_refused_by_name(buffers: list[BufferRequest]) -> None:
+    with pytest.raises(ShapeError, match="'a'"):
+        plan_arena(buffers)
