@@ -51,3 +51,15 @@ typedef uchar4 bvec;
 #else
 #define SQRT(x) sqrt(x)
 #endif
+
+// Rounded to 8 bits and back, as core/quantization.py does; p: 1 / scale, scale, lowest and highest code
+// minus the zero point. Adding and taking away 1.5 * 2**23 rounds ties to even, as rint does.
+#define ROUNDING 12582912.0f
+static inline vec fake_quantize(vec x, const float4 p)
+{
+#pragma OPENCL FP_CONTRACT OFF
+    vec q = x * p.x;
+    q = MIN_OF(MAX_OF(q, (vec)(p.z)), (vec)(p.w));
+    q = (q + ROUNDING) - ROUNDING;
+    return q * p.y;
+}

@@ -1,0 +1,148 @@
+// Convolution, forward and gradients.
+//
+//   forward          y[n,h,w,o]  = act(b[o] + sum over i,j,c of x[n, h*s+i, w*s+j, c] * W[i,j,c,o])
+//   backward input   is forward: x is dy (spread apart by the stride, in a halo of zeros), W is the
+//                    transposed, flipped weight, and the ACCUMULATE flag adds to what is there
+//   backward weight  partial[p][i,j,c,o] = sum over the rows of part p of x[n, h*s+i, w*s+j, c] * dy[n,h,w,o]
+//
+// Layout: NHWC views (prelude.cl); x has a halo of zeros as wide as the padding and its offset is that of
+// the first tap of the first output pixel. Weights are (KH, KW, C, O), O padded to a multiple of V.
+//
+// Versions:
+//   conv2d_forward_f32 (MRX, MRY, NV)         cpu tile: MRX x MRY pixels x NV vectors of output channels
+//   conv2d_backward_weight_f32 (KY, KC, NV)   cpu tile: KY window rows x KC channels x NV vectors
+// One work-item is one group. A tile that would reach beyond the image is moved back inside and its
+// pixels that were done before are not written again.
+//
+// Tolerance: reduction length KH*KW*C forward, N*H*W weight gradient.
+
+#define ACCUMULATE 1
+#define RELU 2
+#define BIAS 4
+#define QUANTIZE 8
+
+#ifdef MRX
+// xv: offset, image stride, step per output row, step per output pixel.   taps: KH, KW, step per
+// window row, per window column.   size: H, W, C of x, output rows per group.
+// wv: offset of the weights, their padded O, offset of the bias, flags.
+// q: 1 / scale, scale, lowest and highest code of the output's quantization.
+KERNEL void conv2d_forward_f32(GLOBAL_IN x, GLOBAL_IN weight, GLOBAL_IN bias, GLOBAL_OUT y, const int4 xv,
+                               const int4 taps, const int4 yv, const int4 size, const int4 wv, const float4 q)
+{
+#pragma OPENCL FP_CONTRACT ON
+    const int c_count = size.z, flags = wv.w, o0 = get_group_id(0) * (NV * V);
+    const int first = get_group_id(1) * size.w, end = MIN_OF(first + size.w, size.x);
+    GLOBAL_IN x_image = x + xv.x + get_group_id(2) * xv.y;
+    GLOBAL_OUT y_image = y + yv.x + get_group_id(2) * yv.y + o0;
+    GLOBAL_IN w0 = weight + wv.x + o0;
+    for (int h_start = first; h_start < end; h_start += MRY) {
+        const int h = MIN_OF(h_start, size.x - MRY);
+        for (int w_start = 0; w_start < size.y; w_start += MRX) {
+            const int w = MIN_OF(w_start, size.y - MRX);
+            GLOBAL_IN corner = x_image + h * xv.z + w * xv.w;
+            GLOBAL_OUT out = y_image + h * yv.z + w * yv.w;
+            vec acc[MRY][MRX][NV];
+            #pragma unroll
+            for (int v = 0; v < NV; v++) {
+                const vec start = flags & BIAS ? LOAD(bias + wv.z + o0 + v * V) : (vec)(0.0f);
+                #pragma unroll
+                for (int i = 0; i < MRY; i++)
+                    #pragma unroll
+                    for (int j = 0; j < MRX; j++)
+                        acc[i][j][v] = start;
+            }
+            if (flags & ACCUMULATE) {
+                #pragma unroll
+                for (int i = 0; i < MRY; i++)
+                    #pragma unroll
+                    for (int j = 0; j < MRX; j++)
+                        #pragma unroll
+                        for (int v = 0; v < NV; v++)
+                            acc[i][j][v] += LOAD(out + i * yv.z + j * yv.w + v * V);
+            }
+            GLOBAL_IN b = w0;
+            for (int kh = 0; kh < taps.x; kh++)
+                for (int kw = 0; kw < taps.y; kw++) {
+                    GLOBAL_IN a = corner + kh * taps.z + kw * taps.w;
+                    for (int c = 0; c < c_count; c++, b += wv.y) {
+                        vec column[NV];
+                        #pragma unroll
+                        for (int v = 0; v < NV; v++) column[v] = LOAD(b + v * V);
+                        #pragma unroll
+                        for (int i = 0; i < MRY; i++)
+                            #pragma unroll
+                            for (int j = 0; j < MRX; j++) {
+                                const vec value = (vec)(a[i * xv.z + j * xv.w + c]);
+                                #pragma unroll
+                                for (int v = 0; v < NV; v++) acc[i][j][v] += value * column[v];
+                            }
+                    }
+                }
+            #pragma unroll
+            for (int i = 0; i < MRY; i++)
+                #pragma unroll
+                for (int j = 0; j < MRX; j++)
+                    #pragma unroll
+                    for (int v = 0; v < NV; v++) {
+                        vec value = acc[i][j][v];
+                        if (flags & RELU) value = MAX_OF(value, (vec)(0.0f));
+                        if (flags & QUANTIZE) value = fake_quantize(value, q);
+                        if (h + i >= h_start && w + j >= w_start) STORE(out + i * yv.z + j * yv.w + v * V) = value;
+                    }
+        }
+    }
+}
+#endif
+
+#ifdef KC
+// xv, yv, taps as above.   size: H, W of dy, C of x, rows (n and h together) per part.
+// pv: offset of the partial sums, floats from one part to the next, padded O, rows in all.
+KERNEL void conv2d_backward_weight_f32(GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT partial, const int4 xv,
+                                       const int4 taps, const int4 yv, const int4 size, const int4 pv)
+{
+#pragma OPENCL FP_CONTRACT ON
+    const int o0 = get_group_id(0) * (NV * V), part = get_group_id(1);
+    const int c_step = size.z / KC;
+    const int first = part * size.w, end = MIN_OF(first + size.w, pv.w);
+    GLOBAL_OUT out = partial + pv.x + part * pv.y + o0;
+    for (int kh = 0; kh < taps.x; kh += KY)
+        for (int kw = 0; kw < taps.y; kw++)
+            for (int c = 0; c < c_step; c++) {
+                vec acc[KY][KC][NV];
+                #pragma unroll
+                for (int i = 0; i < KY; i++)
+                    #pragma unroll
+                    for (int k = 0; k < KC; k++)
+                        #pragma unroll
+                        for (int v = 0; v < NV; v++) acc[i][k][v] = (vec)(0.0f);
+                for (int row = first; row < end; row++) {
+                    const int n = row / size.x, h = row % size.x;
+                    GLOBAL_IN a = x + xv.x + n * xv.y + h * xv.z + kh * taps.z + kw * taps.w + c;
+                    GLOBAL_IN g = dy + yv.x + n * yv.y + h * yv.z + o0;
+                    for (int w = 0; w < size.y; w++, a += xv.w, g += yv.w) {
+                        vec gradient[NV];
+                        #pragma unroll
+                        for (int v = 0; v < NV; v++) gradient[v] = LOAD(g + v * V);
+                        // The channels of a tile lie c_step apart: adjacent ones would be loaded as one
+                        // vector and shuffled, which is slower than broadcasting from memory.
+                        #pragma unroll
+                        for (int i = 0; i < KY; i++)
+                            #pragma unroll
+                            for (int k = 0; k < KC; k++) {
+                                const vec value = (vec)(a[i * taps.z + k * c_step]);
+                                #pragma unroll
+                                for (int v = 0; v < NV; v++) acc[i][k][v] += value * gradient[v];
+                            }
+                    }
+                }
+                #pragma unroll
+                for (int i = 0; i < KY; i++)
+                    #pragma unroll
+                    for (int k = 0; k < KC; k++)
+                        #pragma unroll
+                        for (int v = 0; v < NV; v++)
+                            STORE(out + (((kh + i) * taps.y + kw) * size.z + c + k * c_step) * pv.z + v * V) =
+                                acc[i][k][v];
+            }
+}
+#endif

@@ -1,0 +1,263 @@
+"""Convolution and its gradients: chooses tiles, cuts the work into groups, records the launches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from emberfleet.core.errors import ShapeError
+from emberfleet.engine.opencl.layout import Place, View, round_up
+from emberfleet.engine.opencl.program import ARENA, Program
+
+ACCUMULATE, RELU, BIAS, QUANTIZE = 1, 2, 4, 8
+
+REGISTERS = 26
+"""Accumulators of a tile: 32 vector registers less those for the operands (fewer spill on AVX2 too, in L1)."""
+
+PARTIAL_FLOATS = 1 << 17
+"""How much of x and dy one part of the weight gradient reads at most: they are read once per tile."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardTile:
+    """A tile of `conv2d_forward_f32`: pixels across, down, vectors of output channels."""
+
+    mrx: int
+    mry: int
+    nv: int
+    v: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightTile:
+    """A tile of `conv2d_backward_weight_f32`: window rows, input channels, vectors of output channels."""
+
+    ky: int
+    kc: int
+    nv: int
+    v: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Kernel size, stride, and padding at the top and the left."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    up: int = 0
+    left: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """Where a convolution's weights ``(KH, KW, C, O padded)`` are."""
+
+    buffer: str
+    offset: int
+    channels: int
+    padded_outputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """What is done to a sum before it is stored."""
+
+    bias: tuple[str, int] | None = None
+    """Buffer and offset."""
+    relu: bool = False
+    accumulate: bool = False
+    rounding: tuple[float, float, float, float] | None = None
+    """1 / scale, scale, lowest and highest code minus the zero point."""
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """The output pixels as ``images x rows x columns``, and the two tensors' places in those steps."""
+
+    images: int
+    rows: int
+    columns: int
+    x: Place
+    y: Place
+
+
+def forward(
+    program: Program, x: View, weight: Weight, y: View, window: Window, epilogue: Epilogue | None = None
+) -> None:
+    """Record ``y = act(bias + x convolved with weight)``; x's halo must be as wide as the padding."""
+    done = epilogue or Epilogue()
+    _check(x, y, window)
+    walk = _walk(x, y, window, program)
+    tile = forward_tile(walk, y.padded_channels, program.vector)
+    panels = y.padded_channels // (tile.nv * tile.v)
+    block = _rows_per_group(walk, tile, panels, program.device.limits.compute_units)
+    flags = (
+        (ACCUMULATE if done.accumulate else 0)
+        | (RELU if done.relu else 0)
+        | (BIAS if done.bias else 0)
+        | (QUANTIZE if done.rounding else 0)
+    )
+    bias = done.bias or (weight.buffer, 0)
+    images = x.images
+    program.emit(
+        "conv2d",
+        "conv2d_forward_f32",
+        (panels, -(-walk.rows // block), walk.images),
+        ARENA,
+        weight.buffer,
+        bias[0],
+        ARENA,
+        walk.x,
+        (*window.kernel, images.padded_row, images.channels),
+        walk.y,
+        (walk.rows, walk.columns, weight.channels, block),
+        (weight.offset, weight.padded_outputs, bias[1], flags),
+        tuple(float(value) for value in done.rounding or (0.0, 0.0, 0.0, 0.0)),
+        options=tile,
+    )
+
+
+def weight_parts(program: Program, x: View, dy: View, window: Window) -> int:
+    """Into how many partial sums `backward_weight` cuts the gradient of the weights."""
+    return _cut_weight(program, _walk(x, dy, window, program), x, dy, window)[2]
+
+
+def backward_weight(program: Program, x: View, dy: View, window: Window, target: tuple[int, int]) -> None:
+    """Record the partial sums of the weight gradient into the buffer `gradients`.
+
+    Args:
+        program: Takes the launch.
+        x: Input of the convolution, with the halo of the forward pass.
+        dy: Gradient of its output.
+        window: Of the forward convolution.
+        target: Offset of the first partial sum, floats from one to the next.
+    """
+    walk = _walk(x, dy, window, program)
+    tile, each, parts = _cut_weight(program, walk, x, dy, window)
+    panels = dy.padded_channels // (tile.nv * tile.v)
+    images = x.images
+    program.emit(
+        "conv2d",
+        "conv2d_backward_weight_f32",
+        (panels, parts),
+        ARENA,
+        ARENA,
+        "gradients",
+        walk.x,
+        (*window.kernel, images.padded_row, images.channels),
+        walk.y,
+        (walk.rows, walk.columns, x.channels, each),
+        (*target, dy.padded_channels, walk.images * walk.rows),
+        options=tile,
+    )
+
+
+def forward_tile(walk: Walk, padded_outputs: int, vector: int) -> ForwardTile:
+    """The tile with the most multiplications per load that fits the registers and the image."""
+    vectors = padded_outputs // vector
+
+    def candidates() -> Iterator[tuple[float, ForwardTile]]:
+        for nv in (value for value in (1, 2, 3, 4) if vectors % value == 0):
+            for mrx in range(1, min(walk.columns, REGISTERS) + 1):
+                for mry in (1, 2, 3, 4) if mrx == walk.columns else (1,):
+                    pixels = mrx * mry
+                    if mry > walk.rows or pixels * nv > REGISTERS:
+                        continue
+                    useful = walk.columns / (mrx * -(-walk.columns // mrx))
+                    useful *= walk.rows / (mry * -(-walk.rows // mry))
+                    reuse = pixels * nv / (pixels + nv) * min(1.0, pixels * nv / 8)
+                    yield useful * reuse, ForwardTile(mrx, mry, nv, vector)
+
+    return max(candidates(), key=lambda scored: scored[0])[1]
+
+
+def weight_tile(kernel: tuple[int, int], channels: int, padded_outputs: int, vector: int) -> WeightTile:
+    """The tile with the most multiplications per load that fits the registers."""
+    vectors = padded_outputs // vector
+    ky = kernel[0] if kernel[0] <= 3 else 1
+
+    def candidates() -> Iterator[tuple[float, WeightTile]]:
+        for nv in (value for value in (1, 2, 3, 4) if vectors % value == 0):
+            for kc in (value for value in range(1, 17) if channels % value == 0):
+                rows = ky * kc
+                if rows * nv <= REGISTERS:
+                    reuse = rows * nv / (rows + nv) * min(1.0, rows * nv / 8)
+                    yield reuse, WeightTile(ky, kc, nv, vector)
+
+    return max(candidates(), key=lambda scored: scored[0])[1]
+
+
+def _cut_weight(
+    program: Program, walk: Walk, x: View, dy: View, window: Window
+) -> tuple[WeightTile, int, int]:
+    """Tile, rows per part, parts: enough for all cores, each part's operands small enough for the cache."""
+    tile = weight_tile(window.kernel, x.channels, dy.padded_channels, program.vector)
+    panels = dy.padded_channels // (tile.nv * tile.v)
+    rows = walk.images * walk.rows
+    stride = window.stride[0] * window.stride[1]
+    per_row = walk.columns * (x.images.channels * stride + dy.images.channels)
+    wanted = max(
+        -(-2 * program.device.limits.compute_units // panels),
+        min(rows * per_row // PARTIAL_FLOATS, 8),
+        1,
+    )
+    each = -(-rows // min(rows, wanted))
+    return tile, each, -(-rows // each)
+
+
+def _rows_per_group(walk: Walk, tile: ForwardTile, panels: int, cores: int) -> int:
+    """Output rows of one group: few groups, but four for each core."""
+    blocks = max(1, -(-4 * cores // (panels * walk.images)))
+    each = -(-walk.rows // min(blocks, walk.rows))
+    return round_up(each, tile.mry)
+
+
+def _walk(x: View, y: View, window: Window, program: Program) -> Walk:
+    """Merge images and rows where pixels follow one another, so that tiles need not end at a row's end."""
+    taps = x.window(window.up, window.left, window.stride)
+    out = y.place()
+    if y.height == y.width == 1:
+        return _line(y.batch, taps, out, taps.image, out.image, program)
+    if window == Window((1, 1)) and x.contiguous and y.contiguous:
+        return _line(y.batch * y.height * y.width, taps, out, taps.pixel, out.pixel, program)
+    return Walk(y.batch, y.height, y.width, taps, out)
+
+
+def _line(pixels: int, x: Place, y: Place, x_step: int, y_step: int, program: Program) -> Walk:
+    """A single run of pixels as rows of one length: a divisor of their number near a good one."""
+    cores = program.device.limits.compute_units
+    ideal = max(min(96, pixels // (4 * cores)), min(pixels, 12))
+    length = min((d for d in _divisors(pixels)), key=lambda d: abs(math.log(d / ideal)))
+    rows = pixels // length
+    return Walk(
+        1,
+        rows,
+        length,
+        Place(x.storage, x.start, 0, length * x_step, x_step),
+        Place(y.storage, y.start, 0, length * y_step, y_step),
+    )
+
+
+def _divisors(number: int) -> Iterator[int]:
+    for low in range(1, math.isqrt(number) + 1):
+        if number % low == 0:
+            yield low
+            yield number // low
+
+
+def _check(x: View, y: View, window: Window) -> None:
+    """Every tap must lie in x's storage: a kernel that reads beyond it may kill the process."""
+    images = x.images
+    first = images.halo[0] - window.up, images.halo[1] - window.left
+    rows = images.padded_image // images.padded_row
+    columns = images.padded_row // images.channels
+    last = (
+        first[0] + (y.height - 1) * window.stride[0] + window.kernel[0],
+        first[1] + (y.width - 1) * window.stride[1] + window.kernel[1],
+    )
+    if min(first) < 0 or last[0] > rows or last[1] > columns or x.batch != y.batch:
+        raise ShapeError(
+            f"convolution: window {window} over {rows} x {columns} stored pixels of '{images.name}' "
+            f"does not give {y.height} x {y.width}"
+        )

@@ -1,0 +1,213 @@
+// What touches each value once.
+//
+//   copy       y = x                       (concat that could not be in place, add's gradient, halos)
+//   add        y = a + b
+//   relu       y = max(x, 0);              backward: dx = y > 0 ? dy : 0
+//   dropout    y = keep(e) ? x * s : 0     forward and backward alike (engine/dropout.py)
+//   quantize   y = 8-bit rounding of x, with the minima and maxima of x per channel
+//   sum        sums of x per channel and part of the rows (the gradient of a bias)
+//   reshape    the same values in NHWC order under another shape
+//   fill       zeros, a stretch of the arena;  clear: zeros, one tensor
+//
+// Versions (naive, one work-item per group; group: part of the rows). Exact but for sum: reduction N*H*W.
+
+// size: H, W, rows (n and h together) per part, rows in all.
+#define FOR_EACH_ROW                                                                  \
+    const int first = get_group_id(0) * size.z, end = MIN_OF(first + size.z, size.w); \
+    for (int row = first; row < end; row++)
+#define ROW_OF(pointer, view) (pointer + view.x + (row / size.x) * view.y + (row % size.x) * view.z)
+#define FOR_EACH_VECTOR                \
+    for (int w = 0; w < size.y; w++)   \
+        for (int c = 0; c < channels; c += V)
+
+static inline void put(GLOBAL_OUT target, vec value, int accumulate)
+{
+    STORE(target) = accumulate ? LOAD(target) + value : value;
+}
+
+KERNEL void copy_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 size, const int channels,
+                     const int accumulate)
+{
+    FOR_EACH_ROW {
+        GLOBAL_IN a = ROW_OF(x, xv);
+        GLOBAL_OUT out = ROW_OF(y, yv);
+        FOR_EACH_VECTOR put(out + w * yv.w + c, LOAD(a + w * xv.w + c), accumulate);
+    }
+}
+
+// Channel by channel, for views whose channels are not aligned.
+KERNEL void copy_channels_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 size,
+                              const int channels, const int accumulate)
+{
+    FOR_EACH_ROW {
+        GLOBAL_IN a = ROW_OF(x, xv);
+        GLOBAL_OUT out = ROW_OF(y, yv);
+        for (int w = 0; w < size.y; w++)
+            for (int c = 0; c < channels; c++) {
+                const float value = a[w * xv.w + c];
+                out[w * yv.w + c] = accumulate ? out[w * yv.w + c] + value : value;
+            }
+    }
+}
+
+KERNEL void clear_f32(GLOBAL_OUT y, const int4 yv, const int4 size, const int channels)
+{
+    FOR_EACH_ROW {
+        GLOBAL_OUT out = ROW_OF(y, yv);
+        FOR_EACH_VECTOR STORE(out + w * yv.w + c) = (vec)(0.0f);
+    }
+}
+
+KERNEL void add_f32(GLOBAL_IN a, GLOBAL_IN b, GLOBAL_OUT y, const int4 av, const int4 bv, const int4 yv,
+                    const int4 size, const int channels)
+{
+    FOR_EACH_ROW {
+        GLOBAL_IN left = ROW_OF(a, av);
+        GLOBAL_IN right = ROW_OF(b, bv);
+        GLOBAL_OUT out = ROW_OF(y, yv);
+        FOR_EACH_VECTOR STORE(out + w * yv.w + c) = LOAD(left + w * av.w + c) + LOAD(right + w * bv.w + c);
+    }
+}
+
+KERNEL void relu_forward_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 size,
+                             const int channels)
+{
+    FOR_EACH_ROW {
+        GLOBAL_IN a = ROW_OF(x, xv);
+        GLOBAL_OUT out = ROW_OF(y, yv);
+        FOR_EACH_VECTOR STORE(out + w * yv.w + c) = MAX_OF(LOAD(a + w * xv.w + c), (vec)(0.0f));
+    }
+}
+
+KERNEL void relu_backward_f32(GLOBAL_IN y, GLOBAL_IN dy, GLOBAL_OUT dx, const int4 yv, const int4 dv,
+                              const int4 xv, const int4 size, const int channels, const int accumulate)
+{
+    FOR_EACH_ROW {
+        GLOBAL_IN a = ROW_OF(y, yv);
+        GLOBAL_IN d = ROW_OF(dy, dv);
+        GLOBAL_OUT out = ROW_OF(dx, xv);
+        FOR_EACH_VECTOR
+        put(out + w * xv.w + c, LOAD(a + w * yv.w + c) > 0.0f ? LOAD(d + w * dv.w + c) : (vec)(0.0f), accumulate);
+    }
+}
+
+static inline uint mix(uint x)
+{
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= x >> 15;
+    x *= 0x846ca68bu;
+    return x ^ (x >> 16);
+}
+
+// channels: unpadded.   mask: key, threshold.   scale: 1 / (1 - rate).
+KERNEL void dropout_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 size,
+                        const int channels, const uint threshold, const float scale, const int accumulate,
+                        const uint key)
+{
+    FOR_EACH_ROW {
+        GLOBAL_IN a = ROW_OF(x, xv);
+        GLOBAL_OUT out = ROW_OF(y, yv);
+        for (int w = 0; w < size.y; w++) {
+            const uint e = (uint)((row * size.y + w) * channels);
+            for (int c = 0; c < channels; c++) {
+                const float value = mix(mix(e + (uint)c) + key) >= threshold ? a[w * xv.w + c] * scale : 0.0f;
+                out[w * yv.w + c] = accumulate ? out[w * yv.w + c] + value : value;
+            }
+        }
+    }
+}
+
+// range: offset of the partial minima and maxima [part][2][channels] (-1: not wanted), place in qp.
+KERNEL void quantize_f32(GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN qp, const int4 xv, const int4 yv, const int4 size,
+                         const int channels, const int2 range)
+{
+    const float4 q = *(__global const float4 *)(qp + 4 * range.y);
+    if (range.x >= 0) {
+        GLOBAL_OUT extremes = y + range.x + get_group_id(0) * 2 * channels;
+        for (int c = 0; c < channels; c++) {
+            extremes[c] = INFINITY;
+            extremes[channels + c] = -INFINITY;
+        }
+    }
+    FOR_EACH_ROW {
+        GLOBAL_IN a = ROW_OF(x, xv);
+        GLOBAL_OUT out = ROW_OF(y, yv);
+        FOR_EACH_VECTOR {
+            const vec value = LOAD(a + w * xv.w + c);
+            if (range.x >= 0) {
+                GLOBAL_OUT low = y + range.x + get_group_id(0) * 2 * channels + c;
+                STORE(low) = MIN_OF(LOAD(low), value);
+                STORE(low + channels) = MAX_OF(LOAD(low + channels), value);
+            }
+            STORE(out + w * yv.w + c) = fake_quantize(value, q);
+        }
+    }
+}
+
+// The gradient passes where rounding did not cut the value off.
+KERNEL void quantize_backward_f32(GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT dx, GLOBAL_IN qp, const int4 xv,
+                                  const int4 dv, const int4 ov, const int4 size, const int channels,
+                                  const int accumulate, const int place)
+{
+    const float4 q = *(__global const float4 *)(qp + 4 * place);
+    FOR_EACH_ROW {
+        GLOBAL_IN a = ROW_OF(x, xv);
+        GLOBAL_IN d = ROW_OF(dy, dv);
+        GLOBAL_OUT out = ROW_OF(dx, ov);
+        FOR_EACH_VECTOR {
+            const vec value = LOAD(a + w * xv.w + c);
+            const vec g = (value >= q.z * q.y && value <= q.w * q.y) ? LOAD(d + w * dv.w + c) : (vec)(0.0f);
+            put(out + w * ov.w + c, g, accumulate);
+        }
+    }
+}
+
+// The network's input, whose channels are not padded: value by value.
+KERNEL void quantize_channels_f32(GLOBAL_OUT x, GLOBAL_IN qp, const int4 xv, const int4 size, const int channels,
+                                  const int place)
+{
+    const float4 q = *(__global const float4 *)(qp + 4 * place);
+    FOR_EACH_ROW {
+        GLOBAL_OUT a = ROW_OF(x, xv);
+        for (int w = 0; w < size.y; w++)
+            for (int c = 0; c < channels; c++) {
+                const vec value = fake_quantize((vec)(a[w * xv.w + c]), q);
+                a[w * xv.w + c] = ((const float *)&value)[0];
+            }
+    }
+}
+
+// partial: offset, floats from one part to the next.   Group: part of the rows, vector of channels.
+KERNEL void sum_f32(GLOBAL_IN x, GLOBAL_OUT partial, const int4 xv, const int4 size, const int2 pv)
+{
+    const int c = get_group_id(1) * V;
+    vec total = (vec)(0.0f);
+    FOR_EACH_ROW {
+        GLOBAL_IN a = ROW_OF(x, xv) + c;
+        vec line = (vec)(0.0f);
+        for (int w = 0; w < size.y; w++) line += LOAD(a + w * xv.w);
+        total += line;
+    }
+    STORE(partial + pv.x + get_group_id(0) * pv.y + c) = total;
+}
+
+// from, to: H, W, C, unused of each shape.   Group: image.
+KERNEL void reshape_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 from, const int4 to,
+                        const int accumulate)
+{
+    const int n = get_group_id(0);
+    for (int e = 0; e < from.x * from.y * from.z; e++) {
+        const int pixel = e / from.z, target = e / to.z;
+        const float value = x[xv.x + n * xv.y + pixel / from.y * xv.z + pixel % from.y * xv.w + e % from.z];
+        GLOBAL_OUT out = y + yv.x + n * yv.y + target / to.y * yv.z + target % to.y * yv.w + e % to.z;
+        *out = accumulate ? *out + value : value;
+    }
+}
+
+// count floats from offset on, each group its stretch.
+KERNEL void fill_zero_f32(GLOBAL_OUT y, const int offset, const int count, const int stretch)
+{
+    const int first = get_group_id(0) * stretch, end = MIN_OF(first + stretch, count);
+    for (int i = first; i < end; i += V) STORE(y + offset + i) = (vec)(0.0f);
+}

@@ -1,0 +1,49 @@
+// Softmax over the last axis, and its cross-entropy with the labels.
+//
+//   p = exp(z - max z) / sum exp(z - max z);   t = (1 - s) * [k == label] + s / K
+//   loss[n,p] = -sum over k of t * log p;      dz = (p - t) / (N * P)
+//
+// Logits lie flat, position after position, (N, P * K). Labels were checked on the host.
+// Versions (naive): group: image. Tolerance: reduction length K.
+
+// size: P, K, padded P * K, unused.   share: s / K, 1 - s, 1 / (N * P), unused.   loss: (N * P,).
+KERNEL void softmax_cross_entropy_f32(GLOBAL_IN z, GLOBAL_OUT dz, __global const int *restrict labels,
+                                      GLOBAL_OUT loss, const int4 zv, const int4 dv, const int4 size,
+                                      const float4 share)
+{
+    const int n = get_group_id(0);
+    for (int p = 0; p < size.x; p++) {
+        GLOBAL_IN row = z + zv.x + n * zv.y + p * size.y;
+        GLOBAL_OUT out = dz + dv.x + n * dv.y + p * size.y;
+        const int label = labels[n * size.x + p];
+        float peak = row[0], total = 0.0f, sum = 0.0f;
+        for (int k = 1; k < size.y; k++) peak = MAX_OF(row[k], peak);
+        for (int k = 0; k < size.y; k++) {
+            const float e = exp(row[k] - peak);
+            out[k] = e;
+            total += e;
+            sum += row[k] - peak;
+        }
+        const float scale = share.z / total, log_total = log(total);
+        for (int k = 0; k < size.y; k++) out[k] = out[k] * scale - share.x * share.z;
+        out[label] -= share.y * share.z;
+        loss[n * size.x + p] = log_total - share.y * (row[label] - peak) - share.x * sum;
+    }
+    for (int k = size.x * size.y; k < size.z; k++) dz[dv.x + n * dv.y + k] = 0.0f;
+}
+
+KERNEL void softmax_forward_f32(GLOBAL_IN z, GLOBAL_OUT y, const int4 zv, const int4 yv, const int4 size)
+{
+    const int n = get_group_id(0);
+    for (int p = 0; p < size.x; p++) {
+        GLOBAL_IN row = z + zv.x + n * zv.y + p * size.y;
+        GLOBAL_OUT out = y + yv.x + n * yv.y + p * size.y;
+        float peak = row[0], total = 0.0f;
+        for (int k = 1; k < size.y; k++) peak = MAX_OF(row[k], peak);
+        for (int k = 0; k < size.y; k++) {
+            out[k] = exp(row[k] - peak);
+            total += out[k];
+        }
+        for (int k = 0; k < size.y; k++) out[k] /= total;
+    }
+}

@@ -1,0 +1,69 @@
+"""Max and global average pooling: records the launches."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from emberfleet.core.graph import MaxPool
+from emberfleet.engine.opencl.layout import Storage, View
+from emberfleet.engine.opencl.program import ARENA, FLOAT_BYTES, Program
+
+
+def max_forward(program: Program, x: View, y: View, node: MaxPool, remember: bool) -> Storage | None:
+    """Record ``y = max of x``; with `remember`, returns where backward finds the winners."""
+    where = None
+    if remember:
+        count = y.batch * y.height * y.width * y.padded_channels
+        where = program.scratch(f"{node.name}/where", -(-count // FLOAT_BYTES))
+    program.emit(
+        "pool", "max_pool_forward_f32", (y.height, y.batch),
+        ARENA, ARENA, x, y, *_geometry(x, y, node, where),
+    )  # fmt: skip
+    return where
+
+
+def max_backward(
+    program: Program, dy: View, dx: View, node: MaxPool, where: Storage, accumulate: bool
+) -> None:
+    """Record ``dx = dy at the winners`` (or added to `dx`)."""
+    program.emit(
+        "pool",
+        "max_pool_backward_f32",
+        (dy.padded_channels // program.vector, dy.batch),
+        *(ARENA, ARENA, dy, dx, *_geometry(dx, dy, node, where), int(accumulate)),
+    )
+
+
+def average_forward(program: Program, x: View, y: View) -> None:
+    """Record ``y = mean of x over h and w``."""
+    program.emit(
+        "pool",
+        "global_average_pool_forward_f32",
+        (x.padded_channels // program.vector, x.batch),
+        *(ARENA, ARENA, x, y, (x.height, x.width, 0, 0), _share(x)),
+    )
+
+
+def average_backward(program: Program, dy: View, dx: View, accumulate: bool) -> None:
+    """Record ``dx = dy / (H * W)`` (or added to `dx`)."""
+    program.emit(
+        "pool",
+        "global_average_pool_backward_f32",
+        (dx.padded_channels // program.vector, dx.batch),
+        *(ARENA, ARENA, dy, dx, (dx.height, dx.width, 0, 0), _share(dx), int(accumulate)),
+    )
+
+
+def _share(x: View) -> np.float32:
+    return np.float32(1.0 / (x.height * x.width))
+
+
+def _geometry(
+    x: View, y: View, node: MaxPool, where: Storage | None
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int | Storage, ...]]:
+    top, left = node.padding[:2]
+    return (
+        (*node.kernel, *node.stride),
+        (y.height, y.width, x.height, x.width),
+        (top, left, where if where is not None else -1, y.padded_channels),
+    )

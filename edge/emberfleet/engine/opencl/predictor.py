@@ -1,0 +1,123 @@
+"""Prediction in float32 on OpenCL: batch norm folded, ReLU and rounding in the convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from emberfleet.core.arrays import Float32, Tensors
+from emberfleet.core.errors import ConversionError
+from emberfleet.core.folding import fold
+from emberfleet.core.graph import Conv2D, Graph
+from emberfleet.core.quantization import (
+    QuantParams,
+    fake_quantize_weights,
+    quantization_points,
+    range_params,
+)
+from emberfleet.engine.batches import check_images
+from emberfleet.engine.opencl.device import OpenCLDevice
+from emberfleet.engine.opencl.forward import Forward, Mode, rounding_numbers
+from emberfleet.engine.opencl.layout import View
+from emberfleet.engine.opencl.network import Values, fuse, vector_width
+from emberfleet.engine.opencl.parameters import ParameterBlock
+from emberfleet.engine.opencl.program import Program, upload
+
+
+class OpenCLPredictor:
+    """See `engine.backend.Predictor`."""
+
+    def __init__(
+        self, device: OpenCLDevice, graph: Graph, tensors: Tensors, batch: int, fake_quantize: bool = False
+    ) -> None:
+        graph.check(tensors)
+        self.graph, self.batch, self.device = graph, batch, device
+        runs, held = _prepare(graph, tensors, fake_quantize)
+        points = quantization_points(runs) if fake_quantize else {}
+        rounding = {name: range_params(held, name) for name in points.values()}
+        units, aliases = fuse(runs, points, training=False)
+        program = Program(device, vector_width(runs, device.limits.vector_width), batch)
+        values = Values(program, runs, units, separate_raw=False)
+        blocks = (
+            ParameterBlock(runs.parameters, program.vector),
+            ParameterBlock(runs.state, program.vector),
+        )
+        places = {name: index for index, name in enumerate(rounding)}
+        mode = Mode(training=False, fixed_rounding=rounding if fake_quantize else None)
+        forward = Forward(program, runs, values, blocks, mode, places)
+        for unit in units:
+            forward.record(unit)
+        output = runs.output.name
+        while output in aliases:
+            output = aliases[output]
+        self._input, self._output = values.view(runs.input.name), values.view(output)
+        program.hold(self._input.images, first=True)
+        program.hold(self._output.images, last=True)
+        params, state = (block.pack(held) for block in blocks)
+        table = quantization_table(rounding)
+        program.compile(
+            {
+                name: _filled(device, values_, name)
+                for name, values_ in (("params", params), ("state", state), ("quantization", table))
+            }
+        )
+        self.program = program
+        self._staging = Staging(self._input)
+
+    def run(self, x: Float32) -> Float32:
+        """See `engine.backend.Predictor.run`."""
+        check_images(self.graph, x)
+        shape = self.graph.shapes[self.graph.output.name]
+        out = np.empty((len(x), *shape), np.float32)
+        for start in range(0, len(x), self.batch):
+            part = x[start : start + self.batch]
+            self.program.upload(self._input.images, self._staging.fill(part))
+            self.program.run()
+            out[start : start + len(part)] = self.program.download(self._output)[: len(part)].reshape(
+                -1, *shape
+            )
+        return out
+
+
+class Staging:
+    """The network's input as it lies in the arena, on the host."""
+
+    def __init__(self, view: View) -> None:
+        images = view.images
+        self.values = np.zeros(images.floats, np.float32)
+        columns = images.padded_row // images.channels
+        shaped = self.values.reshape(images.batch, -1, columns, images.channels)
+        top, left = images.halo[:2]
+        self._inside = shaped[:, top : top + view.height, left : left + view.width, : view.channels]
+
+    def fill(self, x: Float32) -> Float32:
+        """Put a batch in its place; images missing from a last batch stay what they were."""
+        self._inside[: len(x)] = x
+        return self.values
+
+
+def quantization_table(rounding: Mapping[str, QuantParams]) -> Float32:
+    """The buffer `quantization`: four numbers for each range."""
+    rows = [rounding_numbers(params) for params in rounding.values()]
+    return np.array(rows or [(1.0, 1.0, 0.0, 0.0)], np.float32).reshape(-1)
+
+
+def _prepare(graph: Graph, tensors: Tensors, fake_quantize: bool) -> tuple[Graph, dict[str, Float32]]:
+    """Round the weights where asked to, then fold batch norm where the graph allows it."""
+    held = {name: np.asarray(value, np.float32) for name, value in tensors.items()}
+    if fake_quantize:
+        for node in graph.nodes:
+            if isinstance(node, Conv2D):
+                name = f"{node.name}/weight"
+                held[name] = fake_quantize_weights(held[name]).astype(np.float32)
+    try:
+        return fold(graph, held)
+    except ConversionError:
+        return graph, held
+
+
+def _filled(device: OpenCLDevice, values: Float32, purpose: str) -> object:
+    buffer = device.allocate(values.nbytes, purpose)
+    upload(device, buffer, values)
+    return buffer

@@ -1,0 +1,269 @@
+"""A list of kernel launches over one arena, planned once and then only enqueued.
+
+Launches are recorded first, with symbolic storages. `Program.compile` then plans the arena from
+the recorded lives, fills in the offsets, builds the kernels and sets every argument once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from emberfleet.engine.memory import ArenaPlan, BufferRequest, plan_arena
+from emberfleet.engine.opencl.device import Buffer, Kernel, OpenCLDevice, foreign_errors
+from emberfleet.engine.opencl.layout import NO_HALO, Images, Padding, Place, Storage, View, round_up
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+FLOAT_BYTES = 4
+ARENA = "arena"
+
+Argument: TypeAlias = (
+    "str | int | np.uint32 | np.float32 | View | Place | tuple[int | Storage, ...] | tuple[float, ...]"
+)
+"""What a launch is recorded with: the name of a buffer, a number, a tensor, or a short vector in
+which a storage stands for its offset."""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorWidth:
+    """Compile-time constants of the kernels that have no tile: floats per vector."""
+
+    v: int
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One launch as recorded."""
+
+    source: str
+    kernel: str
+    options: DataclassInstance
+    groups: tuple[int, ...]
+    arguments: tuple[Argument, ...]
+
+    def storages(self) -> Iterator[Storage]:
+        """What it reads or writes in the arena."""
+        for argument in self.arguments:
+            if isinstance(argument, View):
+                yield argument.images
+            elif isinstance(argument, Place):
+                yield argument.storage
+            elif isinstance(argument, tuple):
+                yield from (part for part in argument if isinstance(part, Storage))
+
+
+@dataclass(slots=True)
+class Launch:
+    """One launch, ready to enqueue."""
+
+    name: str
+    kernel: Kernel
+    groups: tuple[int, ...]
+    items: tuple[int, ...]
+
+
+class Program:
+    """Records launches, then runs them."""
+
+    def __init__(self, device: OpenCLDevice, vector: int, batch: int) -> None:
+        self.device, self.vector, self.batch = device, vector, batch
+        self.buffers: dict[str, Buffer] = {}
+        self.launches: list[Launch] = []
+        self.arena: ArenaPlan | None = None
+        self._calls: list[Call] = []
+        self._pinned: dict[Storage, tuple[int | None, int | None]] = {}
+        self._count = 0
+
+    @property
+    def recorded(self) -> int:
+        """How many launches are recorded so far: the position of the next."""
+        return len(self._calls)
+
+    def images(
+        self,
+        name: str,
+        shape: tuple[int, int, int],
+        halo: Padding = NO_HALO,
+        spread: tuple[int, int] = (1, 1),
+        padded: bool = True,
+    ) -> View:
+        """New storage for ``(batch, *shape)``, seen as one tensor."""
+        height, width, channels = shape
+        vector = self.vector if padded else 1
+        stored = round_up(channels, vector)
+        images = Images(
+            self._unique(name), 0, -1, stored != channels, self.batch, height, width, stored, halo, spread
+        )
+        return View(images, 0, channels, vector)
+
+    def scratch(self, name: str, floats: int) -> Storage:
+        """New storage of a number of floats."""
+        return Storage(self._unique(name), floats)
+
+    def emit(
+        self,
+        source: str,
+        kernel: str,
+        groups: tuple[int, ...],
+        *arguments: Argument,
+        options: DataclassInstance | None = None,
+    ) -> None:
+        """Record a launch of `kernel` from ``<source>.cl`` with that many groups of one work-item."""
+        self._calls.append(Call(source, kernel, options or VectorWidth(self.vector), groups, arguments))
+
+    def parts(self, view: View) -> tuple[tuple[int, int, int, int], int]:
+        """Cut the rows of a tensor among groups: ``(H, W, rows per part, rows)`` and the number of parts."""
+        rows = view.batch * view.height
+        wanted = max(4 * self.device.limits.compute_units, 8)
+        each = -(-rows // min(rows, wanted))
+        return (view.height, view.width, each, rows), -(-rows // each)
+
+    def hold(self, storage: Storage, first: bool = False, last: bool = False) -> None:
+        """Keep a storage from before the first launch (`first`) or beyond the last (`last`)."""
+        before, after = self._pinned.get(storage, (None, None))
+        self._pinned[storage] = (-1 if first else before, 1 if last else after)
+
+    def compile(self, buffers: Mapping[str, Buffer]) -> dict[int, int]:
+        """Plan the arena, build the kernels and set their arguments.
+
+        Returns:
+            For each recorded position, its position among the launches: some get a launch that
+            clears a shared storage put before them.
+        """
+        lives = self._lives()
+        names = {storage.name: storage for storage in lives}
+        requests = [
+            BufferRequest(s.name, s.floats * FLOAT_BYTES, first + 1, last + 1)
+            for s, (first, last) in lives.items()
+        ]
+        self.arena = plan_arena(requests)
+        for name, offset in self.arena.offsets.items():
+            names[name].offset = offset // FLOAT_BYTES
+        self.buffers = {
+            **buffers,
+            ARENA: self.device.allocate(self.arena.size_bytes, f"the arena of a batch of {self.batch}"),
+        }
+        to_clear: dict[int, list[Storage]] = {}
+        for storage in lives:
+            if storage.has_gaps and _shares(storage, lives) and lives[storage][0] >= 0:
+                to_clear.setdefault(lives[storage][0], []).append(storage)
+        moved: dict[int, int] = {}
+        for index, call in enumerate(self._calls):
+            for storage in to_clear.get(index, []):
+                self.launches.append(self._prepare(self._clear(storage)))
+            moved[index] = len(self.launches)
+            self.launches.append(self._prepare(call))
+        moved[len(self._calls)] = len(self.launches)
+        self._calls = []
+        return moved
+
+    def run(self, start: int = 0, stop: int | None = None) -> None:
+        """Enqueue launches in order; does not wait."""
+        import pyopencl as cl
+
+        queue, enqueue = self.device.queue, cl.enqueue_nd_range_kernel
+        with foreign_errors("running a kernel"):
+            for launch in self.launches[start:stop]:
+                enqueue(queue, launch.kernel, launch.groups, launch.items)
+
+    def profile(self) -> dict[str, float]:
+        """Seconds by kernel name, each launch waited for."""
+        import pyopencl as cl
+
+        found: dict[str, float] = {}
+        for launch in self.launches:
+            start = time.perf_counter()
+            cl.enqueue_nd_range_kernel(self.device.queue, launch.kernel, launch.groups, launch.items)
+            self.device.queue.finish()
+            found[launch.name] = found.get(launch.name, 0.0) + time.perf_counter() - start
+        return found
+
+    def upload(self, storage: Storage, values: np.ndarray[Any, Any]) -> None:
+        """Overwrite a storage from its start."""
+        upload(self.device, self.buffers[ARENA], values, storage.offset * FLOAT_BYTES)
+
+    def download(self, view: View) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """The values of a tensor of one pixel per image, ``(N, C)``; waits for the queue."""
+        place = view.place()
+        count = (view.batch - 1) * place.image + view.channels
+        start = place.storage.offset + place.start
+        flat = download(self.device, self.buffers[ARENA], count, start * FLOAT_BYTES)
+        return np.lib.stride_tricks.as_strided(
+            flat, (view.batch, view.channels), (place.image * FLOAT_BYTES, FLOAT_BYTES), writeable=False
+        )
+
+    def _unique(self, name: str) -> str:
+        self._count += 1
+        return f"{name}#{self._count}"
+
+    def _lives(self) -> dict[Storage, tuple[int, int]]:
+        lives: dict[Storage, tuple[int, int]] = {}
+        for index, call in enumerate(self._calls):
+            for storage in call.storages():
+                lives[storage] = (lives.get(storage, (index, index))[0], index)
+        for storage, (before, after) in self._pinned.items():
+            first, last = lives.get(storage, (0, 0))
+            lives[storage] = (first if before is None else -1, last if after is None else len(self._calls))
+        return lives
+
+    def _clear(self, storage: Storage) -> Call:
+        groups = max(1, min(storage.floats // 4096, 2 * self.device.limits.compute_units))
+        stretch = round_up(-(-storage.floats // groups), self.vector)
+        arguments: tuple[Argument, ...] = (ARENA, (storage,), storage.floats, stretch)
+        return Call("elementwise", "fill_zero_f32", VectorWidth(self.vector), (groups,), arguments)
+
+    def _prepare(self, call: Call) -> Launch:
+        kernel = self.device.kernel(call.source, call.kernel, call.options)
+        kernel.set_args(*(self._resolve(argument) for argument in call.arguments))
+        return Launch(call.kernel, kernel, call.groups, (1,) * len(call.groups))
+
+    def _resolve(self, argument: Argument) -> Any:
+        if isinstance(argument, str):
+            return self.buffers[argument]
+        if isinstance(argument, View):
+            argument = argument.place()
+        if isinstance(argument, Place):
+            start = argument.storage.offset + argument.start
+            return np.array([start, argument.image, argument.row, argument.pixel], np.int32)
+        if isinstance(argument, tuple):
+            if any(isinstance(part, float) for part in argument):
+                return np.array(argument, np.float32)
+            numbers = [part.offset if isinstance(part, Storage) else part for part in argument]
+            return np.array(numbers, np.int32)
+        return np.int32(argument) if isinstance(argument, int) else argument
+
+
+def upload(device: OpenCLDevice, buffer: Buffer, values: np.ndarray[Any, Any], offset_bytes: int = 0) -> None:
+    """Copy to the device; returns when `values` may change again."""
+    import pyopencl as cl
+
+    with foreign_errors("copying to the device"):
+        cl.enqueue_copy(
+            device.queue, buffer, np.ascontiguousarray(values), dst_offset=offset_bytes, is_blocking=True
+        )
+
+
+def download(
+    device: OpenCLDevice, buffer: Buffer, count: int, offset_bytes: int = 0
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Copy `count` floats from the device, after everything enqueued so far."""
+    import pyopencl as cl
+
+    values = np.empty(count, np.float32)
+    with foreign_errors("copying from the device"):
+        cl.enqueue_copy(device.queue, values, buffer, src_offset=offset_bytes, is_blocking=True)
+    return values
+
+
+def _shares(storage: Storage, others: Sequence[Storage] | Mapping[Storage, object]) -> bool:
+    start, stop = storage.offset, storage.offset + storage.floats
+    return any(
+        other is not storage and other.offset < stop and start < other.offset + other.floats
+        for other in others
+    )

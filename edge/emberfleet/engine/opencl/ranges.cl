@@ -1,0 +1,21 @@
+// The smallest and largest value of each rounded tensor, from the partial ones its kernel left.
+//
+//   found[point] = min, max over parts and channels of extremes[part][2][C]
+//
+// Version (naive): group: one row of the job table. Exact.
+
+// jobs[g]: offset of the extremes, parts, padded C, C.
+KERNEL void find_ranges_f32(GLOBAL_IN arena, GLOBAL_OUT found, __global const int *restrict jobs)
+{
+    __global const int *job = jobs + 4 * get_group_id(0);
+    float low = INFINITY, high = -INFINITY;
+    for (int part = 0; part < job[1]; part++) {
+        GLOBAL_IN extremes = arena + job[0] + part * 2 * job[2];
+        for (int c = 0; c < job[3]; c++) {
+            low = MIN_OF(extremes[c], low);
+            high = MAX_OF(extremes[job[2] + c], high);
+        }
+    }
+    found[2 * get_group_id(0)] = low;
+    found[2 * get_group_id(0) + 1] = high;
+}

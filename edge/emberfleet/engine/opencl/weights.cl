@@ -1,0 +1,41 @@
+// Weights as the convolutions read them, from the master copy that the optimizer updates.
+//
+//   forward    f[t,c,o] = W[t,c,o], or its 8-bit rounding per output channel o:
+//              s[o] = max |W[:,:,o]| / 127 (1 where all are 0);  f = rint(clip(W / s)) * s
+//   backward   b[T-1-t,o,c] = f[t,c,o]: window flipped, channels exchanged (convolving dy with b gives dx)
+//
+// t: place in the window, T = KH*KW. W: (T, C, O), O padded; b: (T, O, C), C padded with zeros.
+// Versions (naive): group: one row of the job table: one window place (transpose), V channels (round).
+// Exact.
+
+// jobs[g]: offset of W, of f, T * C, padded O, first channel o, unused, unused, unused.
+KERNEL void round_weights_f32(GLOBAL_IN params, GLOBAL_OUT packed, __global const int *restrict jobs)
+{
+#pragma OPENCL FP_CONTRACT OFF
+    __global const int *job = jobs + 8 * get_group_id(0);
+    GLOBAL_IN source = params + job[0] + job[4];
+    GLOBAL_OUT target = packed + job[1] + job[4];
+    vec peak = (vec)(0.0f);
+    for (int row = 0; row < job[2]; row++) {
+        const vec value = LOAD(source + row * job[3]);
+        peak = MAX_OF(MAX_OF(value, -value), peak);
+    }
+    const vec scale = peak > 0.0f ? peak / 127.0f : (vec)(1.0f);
+    const vec inverse = 1.0f / scale;
+    for (int row = 0; row < job[2]; row++) {
+        vec q = LOAD(source + row * job[3]) * inverse;
+        q = MIN_OF(MAX_OF(q, (vec)(-127.0f)), (vec)(127.0f));
+        q = (q + ROUNDING) - ROUNDING;
+        STORE(target + row * job[3]) = q * scale;
+    }
+}
+
+// jobs[g]: offset of f, of b, T, place t, C, O, padded O, padded C.
+KERNEL void transpose_weights_f32(GLOBAL_IN source, GLOBAL_OUT packed, __global const int *restrict jobs)
+{
+    __global const int *job = jobs + 8 * get_group_id(0);
+    GLOBAL_IN from = source + job[0] + job[3] * job[4] * job[6];
+    GLOBAL_OUT to = packed + job[1] + (job[2] - 1 - job[3]) * job[5] * job[7];
+    for (int o = 0; o < job[5]; o++)
+        for (int c = 0; c < job[4]; c++) to[o * job[7] + c] = from[c * job[6] + o];
+}
