@@ -183,7 +183,7 @@ KERNEL void batch_norm_backward_f32(GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT dx, GL
 {
     const int c0 = get_group_id(0) * (B * V), flags = gv.z;
     const float4 q = *(__global const float4 *)(qp + 4 * gv.w);
-    vec factor[B], offset[B], slope[B], constant[B];
+    vec factor[B], offset[B], slope[B], level[B];
     for (int b = 0; b < B; b++) {
         const int c = c0 + b * V;
         vec sum = (vec)(0.0f), product = (vec)(0.0f);
@@ -199,10 +199,10 @@ KERNEL void batch_norm_backward_f32(GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT dx, GL
         factor[b] = LOAD(s + 2 * pv.y);
         offset[b] = LOAD(s + 3 * pv.y);
         slope[b] = (vec)(0.0f);
-        constant[b] = (vec)(0.0f);
+        level[b] = (vec)(0.0f);
         if (flags & BATCH) {
             slope[b] = -factor[b] * product * LOAD(s + pv.y) * moments.z;
-            constant[b] = -factor[b] * sum * moments.z - slope[b] * LOAD(s);
+            level[b] = -factor[b] * sum * moments.z - slope[b] * LOAD(s);
         }
     }
     if (!(flags & WRITE_DX)) return;
@@ -215,7 +215,7 @@ KERNEL void batch_norm_backward_f32(GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT dx, GL
             EACH {
                 const vec value = LOAD(a + b * V);
                 const vec g = let_through(LOAD(d + b * V), value * factor[b] + offset[b], q, flags);
-                vec result = g * factor[b] + value * slope[b] + constant[b];
+                vec result = g * factor[b] + value * slope[b] + level[b];
                 if (flags & ACCUMULATE) result += LOAD(out + b * V);
                 STORE(out + b * V) = result;
             }

@@ -13,7 +13,7 @@ from emberfleet.engine.opencl.program import ARENA, Program
 ACCUMULATE, RELU, BIAS, QUANTIZE = 1, 2, 4, 8
 
 REGISTERS = 26
-"""Accumulators of a tile: 32 vector registers less those for the operands (fewer spill on AVX2 too, in L1)."""
+"""Accumulators of a tile: 32 vector registers less those for the operands."""
 
 PARTIAL_FLOATS = 1 << 17
 """How much of x and dy one part of the weight gradient reads at most: they are read once per tile."""

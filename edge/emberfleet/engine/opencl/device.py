@@ -101,7 +101,9 @@ class OpenCLDevice:
         import pyopencl as cl
 
         source = read_source(PRELUDE) + "\n" + read_source(source_name)
-        arguments = [f"-DV={self.limits.vector_width}", *self.flags, *define_options(options)]
+        arguments = [*self.flags, *define_options(options)]
+        if not any(argument.startswith("-DV=") for argument in arguments):
+            arguments.append(f"-DV={self.limits.vector_width}")
         with foreign_errors(f"building {source_name}.cl for '{self.name}'"):
             return cl.Program(self.context, source).build(options=arguments)
 

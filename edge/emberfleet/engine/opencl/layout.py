@@ -1,4 +1,4 @@
-"""Where tensors lie in the arena: NHWC, channels padded to whole vectors, a halo of zeros around each image."""
+"""Where tensors lie in the arena: NHWC, channels padded to whole vectors, a halo of zeros around."""
 
 from __future__ import annotations
 

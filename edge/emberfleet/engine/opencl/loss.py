@@ -22,7 +22,7 @@ def softmax_cross_entropy(
 
 
 def softmax(program: Program, logits: View, y: View, positions: int, classes: int) -> None:
-    """Record ``y = softmax(logits)`` at each position."""
+    """Record the softmax of the logits at each position, into `y`."""
     y.images.has_gaps = True
     program.emit(
         "loss", "softmax_forward_f32", (logits.batch,), ARENA, ARENA, logits, y, (positions, classes, 0, 0)

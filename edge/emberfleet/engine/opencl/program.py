@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from emberfleet.core.graph import Padding
 from emberfleet.engine.memory import ArenaPlan, BufferRequest, plan_arena
 from emberfleet.engine.opencl.device import Buffer, Kernel, OpenCLDevice, foreign_errors
-from emberfleet.engine.opencl.layout import NO_HALO, Images, Padding, Place, Storage, View, round_up
+from emberfleet.engine.opencl.layout import NO_HALO, Images, Place, Storage, View, round_up
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -1,0 +1,104 @@
+"""All optimizers as one kernel with a rule: records the launch, computes the numbers of each step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from emberfleet.core.arrays import Float32, Int32
+from emberfleet.core.errors import ConfigError
+from emberfleet.engine.opencl.parameters import ParameterBlock
+from emberfleet.engine.opencl.program import Program
+from emberfleet.engine.optimizers import Adadelta, Adagrad, Adam, AdamW, Optimizer, RmsProp, Sgd, decays
+
+JOB_FLOATS = 8192
+"""Parameters that one group updates: small enough to keep all cores busy to the end."""
+
+RATES_ARGUMENT = 6
+"""Index of the kernel's argument that changes with each step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Compile-time constants of `update_f32`."""
+
+    rule: int
+    v: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """Where the partial sums of one parameter's gradient lie."""
+
+    offset: int
+    parts: int
+    floats: int
+
+
+RULES: Mapping[type, int] = {Sgd: 0, Adam: 1, AdamW: 2, RmsProp: 3, Adagrad: 4, Adadelta: 5}
+
+
+def record(program: Program, optimizer: Optimizer, params: ParameterBlock, jobs: Int32) -> None:
+    """Record the update of all parameters in `jobs`; the rates are set before each step."""
+    rule = RULES.get(type(optimizer))
+    if rule is None:
+        known = ", ".join(sorted(kind.__name__ for kind in RULES))
+        raise ConfigError(f"the OpenCL backend does not know the optimizer {optimizer!r}; it has: {known}")
+    program.emit(
+        "optimizer",
+        "update_f32",
+        (len(jobs),),
+        *("params", "gradients", "slots", "update_jobs", params.floats, _constants(optimizer), (0.0,) * 4),
+        options=Rule(rule, program.vector),
+    )
+
+
+def job_table(params: ParameterBlock, gradients: Mapping[str, Gradient]) -> Int32:
+    """Rows of the kernel's table: stretches of the parameters that learn."""
+    rows: list[tuple[int, ...]] = []
+    for name, gradient in gradients.items():
+        entry = params.entries[name]
+        for start in range(0, entry.floats, JOB_FLOATS):
+            count = min(JOB_FLOATS, entry.floats - start)
+            rows.append(
+                (
+                    *(entry.offset + start, count, gradient.offset + start, gradient.parts, gradient.floats),
+                    *(int(decays(name)), 0, 0),
+                )
+            )
+    return np.array(rows, np.int32).reshape(-1, 8)
+
+
+def rates(optimizer: Optimizer, rate: float, step: int) -> Float32:
+    """What the kernel is told of one step, counted from 1."""
+    decay = optimizer.weight_decay
+    root = 0.0
+    if isinstance(optimizer, AdamW):
+        decay *= rate
+    if isinstance(optimizer, (Adam, AdamW)):
+        root = (1.0 - optimizer.beta2**step) ** -0.5
+        rate /= 1.0 - optimizer.beta1**step
+    return np.array([rate, decay, root, 0.0], np.float32)
+
+
+def slot_names(optimizer: Optimizer, names: Iterable[str]) -> tuple[tuple[int, str], ...]:
+    """Slot number and parameter of every slot."""
+    learned = tuple(names)
+    return tuple((slot, name) for slot in range(optimizer.slots) for name in learned)
+
+
+def _constants(optimizer: Optimizer) -> tuple[float, float, float, float]:
+    match optimizer:
+        case Sgd():
+            return optimizer.momentum, 0.0, 0.0, float(optimizer.nesterov)
+        case Adam() | AdamW():
+            return optimizer.beta1, optimizer.beta2, optimizer.epsilon, 0.0
+        case RmsProp():
+            return optimizer.alpha, optimizer.momentum, optimizer.epsilon, 0.0
+        case Adagrad():
+            return 0.0, 0.0, optimizer.epsilon, 0.0
+        case Adadelta():
+            return optimizer.rho, 0.0, optimizer.epsilon, 0.0
+    raise ConfigError(f"the OpenCL backend does not know the optimizer {optimizer!r}")

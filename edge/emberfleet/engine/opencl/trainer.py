@@ -1,0 +1,309 @@
+"""Training on OpenCL: one program per trainer, everything planned when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from emberfleet.core.arrays import Array, Float32, Tensors
+from emberfleet.core.errors import ShapeError
+from emberfleet.core.graph import Conv2D, Graph, Softmax
+from emberfleet.core.quantization import QuantParams, quantization_points
+from emberfleet.engine.backend import TrainingSpec
+from emberfleet.engine.batches import check_images, check_labels, learning_names
+from emberfleet.engine.dropout import mask_key
+from emberfleet.engine.memory import ArenaPlan
+from emberfleet.engine.opencl import conv2d, elementwise, loss, optimizer
+from emberfleet.engine.opencl.backward import Backward, Gradients, upstream
+from emberfleet.engine.opencl.device import Buffer, OpenCLDevice
+from emberfleet.engine.opencl.forward import Extremes, Forward, Mode, window_of
+from emberfleet.engine.opencl.network import Unit, Values, fuse, vector_width
+from emberfleet.engine.opencl.parameters import ParameterBlock
+from emberfleet.engine.opencl.predictor import Staging, quantization_table
+from emberfleet.engine.opencl.program import FLOAT_BYTES, Program, download, upload
+from emberfleet.engine.opencl.weights import PackedWeights
+
+KEY_ARGUMENT = 9
+"""Index of the dropout kernel's argument that changes with each step."""
+
+
+class OpenCLTrainer:
+    """See `engine.backend.Trainer`."""
+
+    def __init__(self, device: OpenCLDevice, graph: Graph, spec: TrainingSpec) -> None:
+        self.graph, self.spec, self.device = graph, spec, device
+        self._learning = learning_names(graph, spec.trainable)
+        points = quantization_points(graph) if spec.fake_quantize else {}
+        self._places = {name: index for index, name in enumerate(dict.fromkeys(points.values()))}
+        self._fixed_range = points.get(graph.input.name)
+        self._ranges = {name: np.zeros(2, np.float32) for name in self._places}
+        self._extra: dict[str, Float32] = {}
+        self._loaded = False
+        self._done = 0
+        vector = vector_width(graph, device.limits.vector_width)
+        self.program = Program(device, vector, spec.batch)
+        self._params = ParameterBlock(graph.parameters, vector)
+        self._state = ParameterBlock(graph.state, vector)
+        self._record(points)
+
+    @property
+    def arena(self) -> ArenaPlan:
+        """The memory plan of values, gradients and scratch."""
+        assert self.program.arena is not None
+        return self.program.arena
+
+    def load(self, tensors: Tensors) -> None:
+        """See `engine.backend.Trainer.load`; ranges that this trainer does not use are kept for `tensors`."""
+        self.graph.check(tensors)
+        for name in self._ranges:
+            if name not in tensors:
+                raise ShapeError(f"range '{name}' is missing, expected [min, max]: calibrate the model first")
+            if tuple(tensors[name].shape) != (2,):
+                raise ShapeError(f"range '{name}': shape is {tensors[name].shape}, expected (2,)")
+        self._upload("params", self._params.pack(tensors))
+        self._upload("state", self._state.pack(tensors))
+        self._ranges = {name: np.array(tensors[name], np.float32) for name in self._ranges}
+        self._extra = {
+            name: np.array(value, np.float32)
+            for name, value in tensors.items()
+            if name.endswith("/range") and name not in self._ranges
+        }
+        self._loaded = True
+
+    def tensors(self) -> dict[str, Float32]:
+        """See `engine.backend.Trainer.tensors`."""
+        found = self._params.unpack(self._download("params", self._params.floats))
+        found.update(self._state.unpack(self._download("state", self._state.floats)))
+        found.update({name: value.copy() for name, value in {**self._ranges, **self._extra}.items()})
+        return found
+
+    def optimizer_state(self) -> dict[str, Float32]:
+        """See `engine.backend.Trainer.optimizer_state`."""
+        found: dict[str, Float32] = {"step": np.array([self._done], np.float32)}
+        size = self._params.floats
+        for slot in range(self.spec.optimizer.slots):
+            flat = self._download("slots", size, slot * size)
+            values = self._params.unpack(flat, self._learning)
+            found.update({f"slot{slot}/{name}": values[name] for name in self._learning})
+        return found
+
+    def load_optimizer_state(self, state: Tensors) -> None:
+        """See `engine.backend.Trainer.load_optimizer_state`.
+
+        Raises:
+            ShapeError: a slot is missing or has the wrong shape.
+        """
+        if "step" not in state or np.size(state["step"]) != 1:
+            raise ShapeError("optimizer state: 'step' is missing or not one number")
+        for slot, name in optimizer.slot_names(self.spec.optimizer, self._learning):
+            key, shape = f"slot{slot}/{name}", self.graph.parameters[name]
+            if key not in state or tuple(state[key].shape) != shape:
+                found = tuple(state[key].shape) if key in state else "missing"
+                raise ShapeError(f"optimizer state '{key}': {found}, expected shape {shape}")
+        size = self._params.floats
+        for slot in range(self.spec.optimizer.slots):
+            values = {
+                name: state.get(f"slot{slot}/{name}", np.zeros(shape, np.float32))
+                for name, shape in self.graph.parameters.items()
+            }
+            self._upload("slots", self._params.pack(values), slot * size)
+        self._done = int(np.asarray(state["step"]).reshape(-1)[0])
+
+    def step(self, x: Float32, labels: Array, rate: float) -> float:
+        """See `engine.backend.Trainer.step`."""
+        self._feed(x, labels)
+        self._done += 1
+        if self._update_at is not None:
+            kernel = self.program.launches[self._update_at].kernel
+            kernel.set_arg(optimizer.RATES_ARGUMENT, optimizer.rates(self.spec.optimizer, rate, self._done))
+        self.program.run()
+        found = self._loss()
+        self._move_ranges()
+        return found
+
+    def gradients(self, x: Float32, labels: Array) -> dict[str, Float32]:
+        """See `engine.backend.Trainer.gradients`."""
+        self._feed(x, labels)
+        before = self._download("state", self._state.floats)
+        self.program.run(stop=self._update_at)
+        self._upload("state", before)
+        found: dict[str, Float32] = {}
+        for name, place in self._gradients.items():
+            parts = self._download("gradients", place.parts * place.floats, place.offset)
+            entry = self._params.entries[name]
+            flat = np.zeros(self._params.floats, np.float32)
+            flat[entry.offset : entry.offset + entry.floats] = parts.reshape(place.parts, -1).sum(axis=0)
+            found.update(self._params.unpack(flat, [name]))
+        return found
+
+    def _record(self, points: Mapping[str, str]) -> None:
+        """Record the whole step, plan its memory, build its kernels."""
+        graph, spec, program = self.graph, self.spec, self.program
+        units, aliases = fuse(graph, points, training=True)
+        units = tuple(unit for unit in units if not isinstance(unit.node, Softmax))
+        values = Values(program, graph, units, separate_raw=True)
+        wanted = _with_fused(units, upstream(graph, frozenset(self._learning)))
+        convolutions = [unit.node for unit in units if isinstance(unit.node, Conv2D)]
+        transposed = frozenset(node.name for node in convolutions if _source(aliases, node) in wanted)
+        packed = PackedWeights(convolutions, self._params, spec.fake_quantize, transposed, program.vector)
+        packed.record(program)
+        mode = Mode(
+            training=True,
+            batch_statistics=spec.batch_statistics,
+            weights="packed" if spec.fake_quantize else "params",
+            weight_offsets=packed.rounded_at,
+        )
+        forward = Forward(program, graph, values, (self._params, self._state), mode, self._places)
+        for unit in units:
+            forward.record(unit)
+        logits = _source_of(aliases, graph.logits)
+        gradients = Gradients(program, graph, values, wanted)
+        dlogits, _ = gradients.target(logits)
+        loss.softmax_cross_entropy(
+            program, values.view(logits), dlogits, graph.positions, graph.classes, spec.label_smoothing
+        )
+        self._gradients = self._place_gradients(units, values, gradients)
+        backward = Backward(forward, packed, gradients, self._gradients)
+        for unit in reversed(units):
+            backward.record(unit)
+        self._input = values.view(graph.input.name)
+        program.hold(self._input.images, first=True)
+        self._extremes = forward.remembered.extremes
+        for extreme in self._extremes:
+            program.hold(extreme.storage, last=True)
+        if self._extremes:
+            program.emit("ranges", "find_ranges_f32", (len(self._extremes),), "arena", "found", "range_jobs")
+        update_at = program.recorded
+        jobs = optimizer.job_table(self._params, self._gradients)
+        if len(jobs):
+            optimizer.record(program, spec.optimizer, self._params, jobs)
+        self._compile(packed, jobs, update_at, forward)
+
+    def _compile(self, packed: PackedWeights, jobs: Array, update_at: int, forward: Forward) -> None:
+        graph, spec, device = self.graph, self.spec, self.device
+        rows = spec.batch * graph.positions
+        floats = {
+            "params": self._params.floats,
+            "state": self._state.floats,
+            "packed": packed.floats,
+            "gradients": sum(place.parts * place.floats for place in self._gradients.values()),
+            "slots": spec.optimizer.slots * self._params.floats,
+            "quantization": 4 * max(len(self._places), 1),
+            "losses": rows,
+            "labels": rows,
+            "found": 2 * len(self._extremes),
+            "update_jobs": jobs.size,
+            "rounding_jobs": packed.rounding_jobs.size,
+            "turning_jobs": packed.turning_jobs.size,
+            "range_jobs": 4 * len(self._extremes),
+        }
+        self._buffers: dict[str, Buffer] = {
+            name: device.allocate(count * FLOAT_BYTES, name.replace("_", " "))
+            for name, count in floats.items()
+        }
+        moved = self.program.compile(self._buffers)
+        self._update_at = moved[update_at] if jobs.size else None
+        nodes = {node.name: index for index, node in enumerate(graph.nodes)}
+        self._masks = [
+            (nodes[name], self.program.launches[moved[at]].kernel)
+            for name, calls in forward.remembered.dropout_calls.items()
+            for at in calls
+        ]
+        tables = {
+            "update_jobs": jobs,
+            "rounding_jobs": packed.rounding_jobs,
+            "turning_jobs": packed.turning_jobs,
+            "range_jobs": _range_jobs(self._extremes),
+        }
+        for name, table in tables.items():
+            if table.size:
+                self._upload(name, table)
+        self._staging = Staging(self._input)
+
+    def _place_gradients(
+        self, units: tuple[Unit, ...], values: Values, gradients: Gradients
+    ) -> dict[str, optimizer.Gradient]:
+        """Partial sums of every learning parameter's gradient, one after the other."""
+        parts = dict.fromkeys(self._learning, 1)
+        for unit in units:
+            node = unit.node
+            if not isinstance(node, Conv2D):
+                continue
+            weight, bias = f"{node.name}/weight", f"{node.name}/bias"
+            if weight in parts:
+                x, dy = values.view(unit.inputs[0]), gradients.view(unit.output)
+                parts[weight] = conv2d.weight_parts(self.program, x, dy, window_of(node))
+            if bias in parts:
+                parts[bias] = elementwise.bias_parts(self.program, gradients.view(unit.output))
+        found: dict[str, optimizer.Gradient] = {}
+        offset = 0
+        for name in self._learning:
+            floats = self._params.entries[name].floats
+            found[name] = optimizer.Gradient(offset, parts[name], floats)
+            offset += parts[name] * floats
+        return found
+
+    def _feed(self, x: Float32, labels: Array) -> None:
+        """Check a batch, then bring it and this step's numbers to the device."""
+        if not self._loaded:
+            raise ShapeError("the trainer has no weights: load tensors first")
+        check_images(self.graph, x, self.spec.batch)
+        targets = check_labels(self.graph, labels, self.spec.batch)
+        self.program.upload(self._input.images, self._staging.fill(x))
+        self._upload("labels", targets.astype(np.int32))
+        if self._ranges:
+            params = {
+                name: QuantParams.from_range(float(values[0]), float(values[1]))
+                for name, values in self._ranges.items()
+            }
+            self._upload("quantization", quantization_table(params))
+        for node, kernel in self._masks:
+            kernel.set_arg(KEY_ARGUMENT, np.uint32(mask_key(self.spec.seed, self._done, node)))
+
+    def _loss(self) -> float:
+        losses = self._download("losses", self.spec.batch * self.graph.positions)
+        return float(losses.mean(dtype=np.float64))
+
+    def _move_ranges(self) -> None:
+        """``range = momentum * range + (1 - momentum) * seen`` for all but the input's."""
+        if not self._extremes:
+            return
+        found = self._download("found", 2 * len(self._extremes)).reshape(-1, 2)
+        seen: dict[str, tuple[float, float]] = {}
+        for extreme, (low, high) in zip(self._extremes, found.tolist(), strict=True):
+            before = seen.get(extreme.range_name, (low, high))
+            seen[extreme.range_name] = (min(low, before[0]), max(high, before[1]))
+        momentum = self.spec.range_momentum
+        for name, pair in seen.items():
+            if name != self._fixed_range:
+                self._ranges[name] *= momentum
+                self._ranges[name] += (1.0 - momentum) * np.array(pair, np.float32)
+
+    def _upload(self, name: str, values: np.ndarray[Any, Any], offset: int = 0) -> None:
+        if values.size:
+            upload(self.device, self._buffers[name], values, offset * FLOAT_BYTES)
+
+    def _download(self, name: str, count: int, offset: int = 0) -> Float32:
+        return download(self.device, self._buffers[name], count, offset * FLOAT_BYTES)
+
+
+def _range_jobs(extremes: list[Extremes]) -> Array:
+    rows = [(e.storage.offset, e.parts, e.padded_channels, e.channels) for e in extremes]
+    return np.array(rows, np.int32).reshape(-1, 4)
+
+
+def _with_fused(units: tuple[Unit, ...], wanted: frozenset[str]) -> frozenset[str]:
+    """A unit's output is wanted when its first node's is: the ReLU taken in has another name."""
+    return wanted | {unit.output for unit in units if unit.node.name in wanted}
+
+
+def _source(aliases: dict[str, str], node: Conv2D) -> str:
+    return _source_of(aliases, node.inputs[0])
+
+
+def _source_of(aliases: dict[str, str], name: str) -> str:
+    while name in aliases:
+        name = aliases[name]
+    return name
