@@ -67,7 +67,7 @@ RECIPES: Mapping[str, Recipe] = {
     "fashion-mnist": Recipe(
         TrainConfig(
             epochs=16, quantize_epochs=2, optimizer=_ADAMW,
-            augmentation=Augmentation(shift=1.0, flip=True, scale=0.05, erase=0.25),
+            augmentation=Augmentation(shift=1.5, flip=True, scale=0.05),
         ),
     ),
     "cifar10": Recipe(
