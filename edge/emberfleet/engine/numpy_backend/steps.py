@@ -368,18 +368,24 @@ class ReluStep(Step[Relu]):
         super().__init__(node, site)
         self.mask: Buffer | None = None
         if site.doutput is not None:
-            if keep_mask:
-                self.mask = site.scratch("positive", site.output.shape, np.dtype(np.bool_))
-                self.mask.times.update((site.forward_time, site.backward_time))
-            else:
-                self.mask = site.scratch("positive", site.output.shape, np.dtype(np.bool_))
-                self.mask.times.add(site.backward_time)
-                site.output.buffer.times.add(site.backward_time)
+            self.mask = site.scratch("positive", site.output.shape, np.dtype(np.bool_))
+            self.mask.times.add(site.backward_time)
+            kept = self.mask if keep_mask else site.output.buffer
+            kept.times.update((site.forward_time, site.backward_time))
         self.keep_mask = keep_mask
+
+    def bind(self) -> None:
+        """See `Step.bind`."""
+        super().bind()
+        # numpy compares with a row of zeros by vector instructions, with the number 0 it does not.
+        longer = self.site.output.whole and self.site.values[0].whole
+        row = int(np.prod(self.y.shape[-2:])) if longer else self.y.shape[-1]
+        self.zeros = np.zeros(row, self.y.dtype)
+        self.wide = (self.x[0].reshape(-1, row), self.y.reshape(-1, row)) if longer else (self.xs[0], self.ys)
 
     def forward(self) -> None:
         """See `Step.forward`."""
-        np.maximum(self.x[0], 0, out=self.y)
+        np.maximum(self.wide[0], self.zeros, out=self.wide[1])
         if self.mask and self.keep_mask:
             np.greater(self.y, 0, out=self.mask.array)
 
