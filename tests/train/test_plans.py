@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from emberfleet.core.errors import ConfigError
@@ -38,7 +40,7 @@ def test_a_squeezenet_has_one_scope_for_each_of_its_eight_fires() -> None:
 
 def test_each_scope_holds_the_smaller_ones() -> None:
     plans = list(retraining_plans(bypass_network()).values())
-    for smaller, larger in zip(plans, plans[1:], strict=False):
+    for smaller, larger in itertools.pairwise(plans):
         assert set(smaller.tensors) < set(larger.tensors)
 
 

@@ -1,0 +1,220 @@
+"""Retraining: a few epochs on a device's own samples, from the weights it has.
+
+Only the tensors of the plan's scope change; the rest keeps every bit. The network is fake-quantized
+while it learns, so what was measured before and after is what the device runs in int8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from emberfleet.core.arrays import Float32
+from emberfleet.core.errors import ConfigError
+from emberfleet.core.graph import Conv2D, Graph, Reshape
+from emberfleet.core.integer import quantize
+from emberfleet.engine.backend import Backend, TrainingSpec
+from emberfleet.engine.optimizers import Optimizer
+from emberfleet.train.data.augmentation import Augmentation
+from emberfleet.train.data.dataset import Dataset
+from emberfleet.train.data.loader import Batches
+from emberfleet.train.evaluation import Evaluation, evaluate
+from emberfleet.train.loop import PREDICT_BATCH, check_data
+from emberfleet.train.plans import FULL, scope_named
+from emberfleet.train.recipes import OPTIMIZERS
+from emberfleet.train.schedules import Schedule
+from emberfleet.train.trained import TrainedModel
+
+MAX_EPOCHS = 10_000
+MAX_BATCH = 4096
+Setting = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainPlan:
+    """What a retraining changes, and how.
+
+    Attributes:
+        scope: ``head``, ``last-2-fires`` and the like, or ``full``.
+        epochs: Passes over the samples.
+        batch: Images per step.
+        rate: Learning rate at the start.
+        optimizer: Name in `train.recipes.OPTIMIZERS`.
+        schedule: ``cosine`` or ``constant``.
+        batch_statistics: Let batch norm go by the batch and move its running values; None: where the
+            scope is ``full``. Without it the running values stay, which suits a few samples.
+        fake_quantize: Learn with the rounding of int8.
+        label_smoothing: Share of each label spread over all classes.
+        shift: Largest random translation, in pixels.
+        rotation_degrees: Largest random turn to either side.
+        scale: Random sizes between ``1 / (1 + scale)`` and ``1 + scale``.
+        flip: Mirror half of the images left to right.
+        hold_out: Share of the samples kept apart to judge the result, where none are given.
+        seed: Of the order, the augmentation, dropout and the split.
+    """
+
+    scope: str = "head"
+    epochs: int = 5
+    batch: int = 16
+    rate: float = 0.01
+    optimizer: str = "sgd"
+    schedule: str = "cosine"
+    batch_statistics: bool | None = None
+    fake_quantize: bool = True
+    label_smoothing: float = 0.0
+    shift: float = 0.0
+    rotation_degrees: float = 0.0
+    scale: float = 0.0
+    flip: bool = False
+    hold_out: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        def check(fine: bool, name: str, expected: str) -> None:
+            if not fine:
+                raise ConfigError(f"retraining: {name} is {getattr(self, name)!r}, expected {expected}")
+
+        check(1 <= self.epochs <= MAX_EPOCHS, "epochs", f"1 to {MAX_EPOCHS}")
+        check(1 <= self.batch <= MAX_BATCH, "batch", f"1 to {MAX_BATCH}")
+        check(math.isfinite(self.rate) and self.rate > 0, "rate", "a number above 0")
+        check(self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
+        check(self.schedule in ("cosine", "constant"), "schedule", "cosine or constant")
+        check(0.0 < self.hold_out < 1.0, "hold_out", "above 0 and below 1")
+        check(self.seed >= 0, "seed", "0 or more")
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Setting]) -> RetrainPlan:
+        """A plan from plain values, as a server sends them; what is left out keeps its default.
+
+        Raises:
+            ConfigError: an unknown name, or a value of the wrong type or out of range.
+        """
+        kinds = {item.name: str(item.type) for item in fields(cls)}
+        values: dict[str, Setting] = {}
+        for name, value in settings.items():
+            kind = kinds.get(name)
+            if kind is None:
+                raise ConfigError(f"retraining: '{name}' is no setting; known: {', '.join(kinds)}")
+            if kind == "float" and type(value) is int:
+                value = float(value)
+            if type(value).__name__ != kind.partition(" ")[0]:
+                raise ConfigError(f"retraining: {name} is {value!r}, expected {kind.partition(' ')[0]}")
+            values[name] = value
+        return cls(**values)  # type: ignore[arg-type]
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """Random changes of the samples."""
+        return Augmentation(
+            shift=self.shift, rotation_degrees=self.rotation_degrees, scale=self.scale, flip=self.flip
+        )
+
+    def training_spec(self, trainable: tuple[str, ...], optimizer: Optimizer) -> TrainingSpec:
+        """What the engine's trainer is told."""
+        by_batch = self.scope == FULL if self.batch_statistics is None else self.batch_statistics
+        return TrainingSpec(
+            batch=self.batch,
+            optimizer=optimizer,
+            trainable=frozenset(trainable),
+            fake_quantize=self.fake_quantize,
+            batch_statistics=by_batch,
+            label_smoothing=self.label_smoothing,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """New tensors, all of them, and the mean loss of the first and the last epoch."""
+
+    tensors: dict[str, Float32]
+    first_loss: float
+    last_loss: float
+
+
+def learn(model: TrainedModel, samples: Dataset, plan: RetrainPlan, backend: Backend) -> Learnt:
+    """Train the scope's tensors on the samples.
+
+    Raises:
+        ConfigError: samples that do not fit the network, an unknown scope, or a loss that is no
+            longer finite.
+        DataError: no samples.
+    """
+    check_data(model.graph, samples)
+    scope = scope_named(model.graph, plan.scope)
+    batches = Batches(samples, model.preprocessing, plan.batch, plan.augmentation, plan.seed)
+    steps = plan.epochs * batches.steps_per_epoch
+    schedule = Schedule(plan.rate, steps, shape="cosine" if plan.schedule == "cosine" else "constant")
+    trainer = backend.trainer(model.graph, plan.training_spec(scope.parameters, OPTIMIZERS[plan.optimizer]))
+    trainer.load(model.tensors)
+    losses: list[float] = []
+    for epoch in range(plan.epochs):
+        total = 0.0
+        for i, (x, labels) in enumerate(batches.epoch(epoch)):
+            total += trainer.step(x, labels, schedule.rate(epoch * batches.steps_per_epoch + i))
+        losses.append(total / batches.steps_per_epoch)
+        if not math.isfinite(losses[-1]):
+            raise ConfigError(f"retraining: the loss is {losses[-1]}: choose a lower rate than {plan.rate:g}")
+    found = trainer.tensors()
+    changed = {name: found[name] for name in scope.tensors if name in found}
+    kept = {name: np.array(value) for name, value in model.tensors.items()}
+    return Learnt({**kept, **changed}, losses[0], losses[-1])
+
+
+def measure_int8(model: TrainedModel, data: Dataset, backend: Backend) -> Evaluation:
+    """How well a model does in int8, as it will run."""
+    predictor = backend.integer_predictor(quantize(model.graph, model.tensors), PREDICT_BATCH)
+    pieces = [
+        predictor.run(model.preprocessing.apply(data.images[start : start + PREDICT_BATCH]))
+        for start in range(0, len(data), PREDICT_BATCH)
+    ]
+    return evaluate(np.concatenate(pieces), data.labels)
+
+
+def is_worse(after: Evaluation, before: Evaluation) -> bool:
+    """Whether a retrained model must not be taken: fewer right, or as many with a higher loss."""
+    return (after.accuracy, -after.loss) < (before.accuracy, -before.loss)
+
+
+def with_classes(model: TrainedModel, classes: tuple[str, ...], seed: int) -> TrainedModel:
+    """The model with another set of classes: a new last convolution that keeps what it can.
+
+    Classes that the model knows keep their weights; the others start at the mean of all, plus noise
+    a tenth as large as the weights' spread.
+
+    Raises:
+        ConfigError: the network does not end in a convolution over classes.
+    """
+    if classes == model.classes:
+        return model
+    graph, positions = model.graph, model.graph.positions
+    head = next(node for node in reversed(graph.nodes) if isinstance(node, Conv2D))
+    if head.channels != positions * len(model.classes):
+        raise ConfigError(f"conv2d '{head.name}' is not a classifier: the classes cannot be exchanged")
+    count = positions * len(classes)
+    nodes = [
+        replace(node, channels=count)
+        if node is head
+        else replace(node, shape=(*node.shape[:-1], len(classes)))
+        if isinstance(node, Reshape) and node.shape[-1:] == (len(model.classes),)
+        else node
+        for node in graph.nodes
+    ]
+    places = {name: index for index, name in enumerate(model.classes)}
+    generator = np.random.default_rng(seed)
+    tensors = dict(model.tensors)
+    for name in graph.parameters:
+        if not name.startswith(f"{head.name}/"):
+            continue
+        old = np.asarray(model.tensors[name])
+        by_class = old.reshape(positions, len(model.classes), *old.shape[1:])
+        mean = by_class.mean(axis=1, keepdims=True)
+        noise = generator.standard_normal((positions, len(classes), *old.shape[1:])) * 0.1 * old.std()
+        new = (mean + noise).astype(np.float32)
+        for index, known in ((i, places[c]) for i, c in enumerate(classes) if c in places):
+            new[:, index] = by_class[:, known]
+        tensors[name] = new.reshape(count, *old.shape[1:])
+    return TrainedModel(Graph(tuple(nodes)), tensors, model.preprocessing, classes)
