@@ -1,0 +1,240 @@
+"""Ed25519 keys, and the DSSE envelope that says who signed which bytes and what they mean.
+
+An envelope is JSON: the payload in base64, its type, and signatures over the pre-authentication
+encoding ``DSSEv1 len(type) type len(payload) payload``, so bytes signed as one type never pass as
+another. The payload is handed out only after one trusted key has verified; every way of not
+verifying gives the same error. The format is specified in docs/formats.md, section Envelope.
+
+Source: https://github.com/secure-systems-lab/dsse, protocol.md and envelope.md, version 1.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from emberfleet.core.errors import FormatError, SignatureError
+from emberfleet.core.files import read_limited, write_private
+
+KEY_BYTES: Final = 32
+SIGNATURE_BYTES: Final = 64
+MAX_KEY_FILE_BYTES: Final = 16 * 1024
+MAX_ENVELOPE_BYTES: Final = 8 * 1024 * 1024
+MAX_SIGNATURES: Final = 16
+NOT_VERIFIED: Final = "the signature does not verify under any trusted key"
+
+
+class VerifyKey:
+    """The public half of a signing key: 32 bytes anybody may know."""
+
+    __slots__ = ("_key", "raw")
+
+    def __init__(self, raw: bytes) -> None:
+        """Take the 32 bytes of RFC 8032; raises `FormatError` when they are not a key."""
+        if not isinstance(raw, bytes) or len(raw) != KEY_BYTES:
+            raise FormatError(f"public key: {len(raw)} bytes, expected {KEY_BYTES}")
+        try:
+            self._key = Ed25519PublicKey.from_public_bytes(raw)
+        except ValueError as error:
+            raise FormatError("public key: not a point of Ed25519") from error
+        self.raw: Final = raw
+
+    @classmethod
+    def from_text(cls, text: str) -> VerifyKey:
+        """Read the base64 text that `text` gives."""
+        try:
+            raw = base64.b64decode(text.strip(), validate=True)
+        except ValueError as error:
+            raise FormatError("public key: expected 44 characters of base64") from error
+        return cls(raw)
+
+    @property
+    def text(self) -> str:
+        """The key as 44 characters of standard base64."""
+        return base64.b64encode(self.raw).decode("ascii")
+
+    @property
+    def key_id(self) -> str:
+        """The first 16 hexadecimal digits of the key's SHA-256: a name, not a proof."""
+        return hashlib.sha256(self.raw).hexdigest()[:16]
+
+    def verify(self, signature: bytes, message: bytes) -> None:
+        """Raise `SignatureError` unless `signature` was made over `message` by this key."""
+        try:
+            self._key.verify(signature, message)
+        except InvalidSignature as error:
+            raise SignatureError(NOT_VERIFIED) from error
+
+    def __eq__(self, other: object) -> bool:
+        return self.raw == other.raw if isinstance(other, VerifyKey) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.raw)
+
+    def __repr__(self) -> str:
+        return f"VerifyKey({self.key_id})"
+
+
+class SigningKey:
+    """An Ed25519 private key. It shows itself by its public key id alone and refuses to be pickled."""
+
+    __slots__ = ("_key", "verify_key")
+
+    def __init__(self, seed: bytes) -> None:
+        """Take the 32 secret bytes of RFC 8032; `generate` and `load` are the usual ways in."""
+        if not isinstance(seed, bytes) or len(seed) != KEY_BYTES:
+            raise FormatError(f"signing key: {len(seed)} bytes, expected {KEY_BYTES}")
+        self._key = Ed25519PrivateKey.from_private_bytes(seed)
+        public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self.verify_key: Final = VerifyKey(public)
+
+    @classmethod
+    def generate(cls) -> SigningKey:
+        """Make a key from the operating system's randomness."""
+        return cls._of(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def load(cls, path: str | Path, passphrase: str | None = None) -> SigningKey:
+        """Read a key that `save` wrote.
+
+        Raises:
+            FormatError: Not an Ed25519 key in PEM, or the passphrase is missing, wrong or needless.
+            StorageError: The file cannot be read.
+        """
+        return cls.from_pem(read_limited(path, MAX_KEY_FILE_BYTES), passphrase)
+
+    @classmethod
+    def from_pem(cls, pem: bytes, passphrase: str | None = None) -> SigningKey:
+        """Read a key from PKCS#8 PEM; raises as `load` does."""
+        try:
+            key = load_pem_private_key(pem, passphrase.encode() if passphrase is not None else None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise FormatError("signing key: not a private key in PEM, or the passphrase is wrong") from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise FormatError("signing key: not an Ed25519 key; make one with SigningKey.generate")
+        return cls._of(key)
+
+    def save(self, path: str | Path, passphrase: str | None = None) -> None:
+        """Write the key as PKCS#8 PEM, mode 600, encrypted when a passphrase is given."""
+        write_private(path, self.pem(passphrase))
+
+    def pem(self, passphrase: str | None = None) -> bytes:
+        """The key as PKCS#8 PEM: a secret unless a good passphrase protects it."""
+        if passphrase == "":
+            raise FormatError("signing key: an empty passphrase protects nothing; give none or a real one")
+        protection: KeySerializationEncryption = NoEncryption()
+        if passphrase is not None:
+            protection = BestAvailableEncryption(passphrase.encode())
+        return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection)
+
+    def sign(self, message: bytes) -> bytes:
+        """The 64 bytes of the Ed25519 signature over `message`; the same message, the same bytes."""
+        return self._key.sign(message)
+
+    def __repr__(self) -> str:
+        return f"SigningKey({self.verify_key.key_id})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a SigningKey cannot be pickled or copied; save it with a passphrase instead")
+
+    @classmethod
+    def _of(cls, key: Ed25519PrivateKey) -> SigningKey:
+        return cls(key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()))
+
+
+def preauthentication_encoding(payload_type: str, payload: bytes) -> bytes:
+    """The bytes a DSSE signature covers: both lengths in decimal, so no two pairs encode alike."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def sign_envelope(payload_type: str, payload: bytes, key: SigningKey) -> bytes:
+    """Wrap a payload in a DSSE envelope; the same payload and key give the same bytes."""
+    signature = key.sign(preauthentication_encoding(payload_type, payload))
+    envelope = {
+        "payload": base64.b64encode(payload).decode("ascii"),
+        "payloadType": payload_type,
+        "signatures": [{"keyid": key.verify_key.key_id, "sig": base64.b64encode(signature).decode("ascii")}],
+    }
+    return json.dumps(envelope, separators=(",", ":"), sort_keys=True).encode()
+
+
+def open_envelope(data: bytes, payload_type: str, trusted: Collection[VerifyKey]) -> bytes:
+    """The payload of an envelope that at least one trusted key has signed as `payload_type`.
+
+    Key ids are hints from outside and not looked at: each signature is tried with each trusted key.
+
+    Raises:
+        FormatError: The bytes are not an envelope, so nobody's signature could be checked.
+        SignatureError: Another type, no trusted signer, or a signature that does not verify: one
+            message for all of them.
+    """
+    found_type, payload, signatures = _parse_envelope(data)
+    message = preauthentication_encoding(payload_type, payload)
+    if found_type == payload_type:
+        for signature in signatures:
+            for key in trusted:
+                try:
+                    key.verify(signature, message)
+                except SignatureError:
+                    continue
+                return payload
+    raise SignatureError(NOT_VERIFIED)
+
+
+def _parse_envelope(data: bytes) -> tuple[str, bytes, list[bytes]]:
+    if len(data) > MAX_ENVELOPE_BYTES:
+        raise FormatError(f"envelope: {len(data)} bytes, expected at most {MAX_ENVELOPE_BYTES}")
+    try:
+        envelope = json.loads(data.decode("utf-8"), object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise FormatError("envelope: not JSON") from error
+    if not isinstance(envelope, dict) or envelope.keys() != {"payload", "payloadType", "signatures"}:
+        raise FormatError("envelope: expected exactly payload, payloadType and signatures")
+    kind, listed = envelope["payloadType"], envelope["signatures"]
+    if not isinstance(kind, str):
+        raise FormatError("envelope: payloadType must be text")
+    if not isinstance(listed, list) or not 1 <= len(listed) <= MAX_SIGNATURES:
+        raise FormatError(f"envelope: expected 1 to {MAX_SIGNATURES} signatures")
+    return kind, _from_base64(envelope["payload"]), [_signature(entry) for entry in listed]
+
+
+def _signature(entry: Any) -> bytes:
+    if not isinstance(entry, dict) or not {"sig"} <= entry.keys() <= {"sig", "keyid"}:
+        raise FormatError("envelope: a signature must hold sig and may hold keyid")
+    if not isinstance(entry.get("keyid", ""), str):
+        raise FormatError("envelope: keyid must be text")
+    return _from_base64(entry["sig"])
+
+
+def _from_base64(text: Any) -> bytes:
+    if not isinstance(text, str):
+        raise FormatError("envelope: expected base64 text")
+    try:
+        return base64.b64decode(text.encode("ascii"), validate=True)
+    except (UnicodeEncodeError, binascii.Error) as error:
+        raise FormatError("envelope: expected base64 text") from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise FormatError("envelope: a name stands twice")
+    return found
