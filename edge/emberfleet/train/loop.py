@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from emberfleet.core.arrays import Float32, Tensors
+from emberfleet.core.arrays import Float32, Int64, Tensors
 from emberfleet.core.errors import ConfigError
 from emberfleet.core.graph import Graph
 from emberfleet.core.preprocessing import Preprocessing
@@ -33,6 +34,8 @@ from emberfleet.train.history import EpochRecord
 from emberfleet.train.schedules import Schedule
 
 PREDICT_BATCH = 256
+
+_Batch: TypeAlias = tuple[Float32, Int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +269,7 @@ class _Run:
         schedule = _schedule(phase, per_epoch, self.config)
         first = state.phase_epochs * per_epoch
         total = 0.0
-        for step, (x, labels) in enumerate(self.batches.epoch(number), first):
+        for step, (x, labels) in enumerate(_one_ahead(self.batches.epoch(number)), first):
             rate = schedule.rate(step)
             loss = trainer.step(x, labels, rate)
             if not math.isfinite(loss):
@@ -300,6 +303,15 @@ class _Run:
             self.backend, self.graph, tensors, self.preprocessing, self.validation, phase.fake_quantize
         )
         return evaluate(logits, self.validation.labels)
+
+
+def _one_ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
+    """The same batches; the next one is made by another thread while this one is learnt from."""
+    with ThreadPoolExecutor(1, "batches") as pool:
+        following = pool.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = pool.submit(next, batches, None)
+            yield batch
 
 
 def _schedule(phase: _Phase, per_epoch: int, config: TrainConfig) -> Schedule:
