@@ -87,11 +87,11 @@ def forward(
 ) -> None:
     """Record ``y = act(bias + x convolved with weight)``; x's halo must be as wide as the padding."""
     done = epilogue or Epilogue()
-    _check(x, y, window)
-    walk = _walk(x, y, window, program)
+    check_window(x, y, window)
+    walk = walk_pixels(x, y, window, program)
     tile = forward_tile(walk, y.padded_channels, program.vector)
     panels = y.padded_channels // (tile.nv * tile.v)
-    block = _rows_per_group(walk, tile, panels, program.device.limits.compute_units)
+    block = rows_per_group(walk, tile, panels, program.device.limits.compute_units)
     flags = (
         (ACCUMULATE if done.accumulate else 0)
         | (RELU if done.relu else 0)
@@ -120,7 +120,7 @@ def forward(
 
 def weight_parts(program: Program, x: View, dy: View, window: Window) -> int:
     """Into how many partial sums `backward_weight` cuts the gradient of the weights."""
-    return _cut_weight(program, _walk(x, dy, window, program), x, dy, window)[2]
+    return _cut_weight(program, walk_pixels(x, dy, window, program), x, dy, window)[2]
 
 
 def backward_weight(program: Program, x: View, dy: View, window: Window, target: tuple[int, int]) -> None:
@@ -133,7 +133,7 @@ def backward_weight(program: Program, x: View, dy: View, window: Window, target:
         window: Of the forward convolution.
         target: Offset of the first partial sum, floats from one to the next.
     """
-    walk = _walk(x, dy, window, program)
+    walk = walk_pixels(x, dy, window, program)
     tile, each, parts = _cut_weight(program, walk, x, dy, window)
     panels = dy.padded_channels // (tile.nv * tile.v)
     images = x.images
@@ -206,14 +206,14 @@ def _cut_weight(
     return tile, each, -(-rows // each)
 
 
-def _rows_per_group(walk: Walk, tile: ForwardTile, panels: int, cores: int) -> int:
+def rows_per_group(walk: Walk, tile: ForwardTile, panels: int, cores: int) -> int:
     """Output rows of one group: few groups, but four for each core."""
     blocks = max(1, -(-4 * cores // (panels * walk.images)))
     each = -(-walk.rows // min(blocks, walk.rows))
     return round_up(each, tile.mry)
 
 
-def _walk(x: View, y: View, window: Window, program: Program) -> Walk:
+def walk_pixels(x: View, y: View, window: Window, program: Program) -> Walk:
     """Merge images and rows where pixels follow one another, so that tiles need not end at a row's end."""
     taps = x.window(window.up, window.left, window.stride)
     out = y.place()
@@ -246,7 +246,7 @@ def _divisors(number: int) -> Iterator[int]:
             yield number // low
 
 
-def _check(x: View, y: View, window: Window) -> None:
+def check_window(x: View, y: View, window: Window) -> None:
     """Every tap must lie in x's storage: a kernel that reads beyond it may kill the process."""
     images = x.images
     first = images.halo[0] - window.up, images.halo[1] - window.left

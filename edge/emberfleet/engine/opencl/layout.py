@@ -26,7 +26,7 @@ def image_shape(shape: Shape) -> tuple[int, int, int]:
 
 @dataclass(eq=False)
 class Storage:
-    """A stretch of the arena, in floats; its place is known once the arena is planned."""
+    """A stretch of the arena, in floats (bytes in an int8 program); placed when the arena is planned."""
 
     name: str
     floats: int

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from emberfleet.core.arrays import Float32, Tensors
+from emberfleet.core.arrays import Array, Float32, Tensors
 from emberfleet.core.errors import ConversionError
 from emberfleet.core.folding import fold
 from emberfleet.core.graph import Conv2D, Graph
@@ -83,15 +84,15 @@ class OpenCLPredictor:
 class Staging:
     """The network's input as it lies in the arena, on the host."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, kind: DTypeLike = np.float32, padding: int = 0) -> None:
         images = view.images
-        self.values = np.zeros(images.floats, np.float32)
+        self.values: Array = np.full(images.floats, padding, kind)
         columns = images.padded_row // images.channels
         shaped = self.values.reshape(images.batch, -1, columns, images.channels)
         top, left = images.halo[:2]
         self._inside = shaped[:, top : top + view.height, left : left + view.width, : view.channels]
 
-    def fill(self, x: Float32) -> Float32:
+    def fill(self, x: Array) -> Array:
         """Put a batch in its place; images missing from a last batch stay what they were."""
         self._inside[: len(x)] = x
         return self.values

@@ -13,17 +13,17 @@
 typedef float16 vec;
 typedef int16 ivec;
 typedef uchar16 bvec;
-#define LANES ((ivec)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15))
+typedef char16 cvec;
 #elif V == 8
 typedef float8 vec;
 typedef int8 ivec;
 typedef uchar8 bvec;
-#define LANES ((ivec)(0, 1, 2, 3, 4, 5, 6, 7))
+typedef char8 cvec;
 #else
 typedef float4 vec;
 typedef int4 ivec;
 typedef uchar4 bvec;
-#define LANES ((ivec)(0, 1, 2, 3))
+typedef char4 cvec;
 #endif
 
 #ifdef __clang__
@@ -62,4 +62,16 @@ static inline vec fake_quantize(vec x, const float4 p)
     q = MIN_OF(MAX_OF(q, (vec)(p.z)), (vec)(p.w));
     q = (q + ROUNDING) - ROUNDING;
     return q * p.y;
+}
+
+// x * multiplier * 2**(shift - 31) in integers: multiply_by_quantized_multiplier of core/quantization.py.
+static inline int fixed_product(int x, int multiplier, int shift)
+{
+    const int left = MAX_OF(shift, 0), right = MAX_OF(-shift, 0);
+    const long product = ((long)x << left) * multiplier;
+    const long nudged = product + (product >= 0 ? 1L << 30 : 1 - (1L << 30));
+    const long high = nudged / (1L << 31);
+    const long mask = (1L << right) - 1;
+    const long remainder = high & mask, threshold = (mask >> 1) + (high < 0);
+    return (int)((high >> right) + (remainder > threshold));
 }

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import DTypeLike
 
+from emberfleet.core.errors import DeviceError
 from emberfleet.core.graph import Padding
 from emberfleet.engine.memory import ArenaPlan, BufferRequest, plan_arena
 from emberfleet.engine.opencl.device import Buffer, Kernel, OpenCLDevice, foreign_errors
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 FLOAT_BYTES = 4
 ARENA = "arena"
+MAX_ELEMENTS = (1 << 31) - 1
+"""Kernels count in 32-bit integers."""
 
 Argument: TypeAlias = (
     "str | int | np.uint32 | np.float32 | View | Place | tuple[int | Storage, ...] | tuple[float, ...]"
@@ -72,8 +76,11 @@ class Launch:
 class Program:
     """Records launches, then runs them."""
 
-    def __init__(self, device: OpenCLDevice, vector: int, batch: int) -> None:
+    def __init__(
+        self, device: OpenCLDevice, vector: int, batch: int, element_bytes: int = FLOAT_BYTES
+    ) -> None:
         self.device, self.vector, self.batch = device, vector, batch
+        self.element_bytes = element_bytes
         self.buffers: dict[str, Buffer] = {}
         self.launches: list[Launch] = []
         self.arena: ArenaPlan | None = None
@@ -140,12 +147,14 @@ class Program:
         lives = self._lives()
         names = {storage.name: storage for storage in lives}
         requests = [
-            BufferRequest(s.name, s.floats * FLOAT_BYTES, first + 1, last + 1)
+            BufferRequest(s.name, s.floats * self.element_bytes, first + 1, last + 1)
             for s, (first, last) in lives.items()
         ]
         self.arena = plan_arena(requests)
+        if self.arena.size_bytes // self.element_bytes > MAX_ELEMENTS:
+            raise DeviceError(f"the arena of a batch of {self.batch} is too large: use a smaller batch")
         for name, offset in self.arena.offsets.items():
-            names[name].offset = offset // FLOAT_BYTES
+            names[name].offset = offset // self.element_bytes
         self.buffers = {
             **buffers,
             ARENA: self.device.allocate(self.arena.size_bytes, f"the arena of a batch of {self.batch}"),
@@ -187,17 +196,17 @@ class Program:
 
     def upload(self, storage: Storage, values: np.ndarray[Any, Any]) -> None:
         """Overwrite a storage from its start."""
-        upload(self.device, self.buffers[ARENA], values, storage.offset * FLOAT_BYTES)
+        upload(self.device, self.buffers[ARENA], values, storage.offset * self.element_bytes)
 
-    def download(self, view: View) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def download(self, view: View) -> np.ndarray[Any, Any]:
         """The values of a tensor of one pixel per image, ``(N, C)``; waits for the queue."""
         place = view.place()
         count = (view.batch - 1) * place.image + view.channels
-        start = place.storage.offset + place.start
-        flat = download(self.device, self.buffers[ARENA], count, start * FLOAT_BYTES)
-        return np.lib.stride_tricks.as_strided(
-            flat, (view.batch, view.channels), (place.image * FLOAT_BYTES, FLOAT_BYTES), writeable=False
-        )
+        start = (place.storage.offset + place.start) * self.element_bytes
+        kind = np.dtype(np.float32 if self.element_bytes == FLOAT_BYTES else np.int8)
+        flat = download(self.device, self.buffers[ARENA], count, start, kind)
+        strides = (place.image * self.element_bytes, self.element_bytes)
+        return np.lib.stride_tricks.as_strided(flat, (view.batch, view.channels), strides, writeable=False)
 
     def _unique(self, name: str) -> str:
         self._count += 1
@@ -251,12 +260,16 @@ def upload(device: OpenCLDevice, buffer: Buffer, values: np.ndarray[Any, Any], o
 
 
 def download(
-    device: OpenCLDevice, buffer: Buffer, count: int, offset_bytes: int = 0
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Copy `count` floats from the device, after everything enqueued so far."""
+    device: OpenCLDevice,
+    buffer: Buffer,
+    count: int,
+    offset_bytes: int = 0,
+    kind: DTypeLike = np.float32,
+) -> np.ndarray[Any, Any]:
+    """Copy `count` values from the device, after everything enqueued so far."""
     import pyopencl as cl
 
-    values = np.empty(count, np.float32)
+    values = np.empty(count, kind)
     with foreign_errors("copying from the device"):
         cl.enqueue_copy(device.queue, values, buffer, src_offset=offset_bytes, is_blocking=True)
     return values
