@@ -44,6 +44,9 @@ def train(
     codes: Annotated[
         bool, typer.Option("--codes", help="Labels of a zip are codes, one class per character.")
     ] = False,
+    label_column: Annotated[
+        list[str] | None, typer.Option(help="Column of a zip's labels.csv; several make one code.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs in floating point.")] = None,
     quantize_epochs: Annotated[
         int | None, typer.Option(help="Epochs with fake quantization after them.")
@@ -92,7 +95,9 @@ def train(
     )  # fmt: skip
     if download:
         _download(data, root, remarks)
-    everyone, test = _read(data, root, size, channels, codes, recipe, limit, seed)
+    everyone, test = _read(
+        data, root, size, channels, tuple(label_column or ("label",)), codes, recipe, limit, seed
+    )
     share = recipe.validation if validation is None else validation
     learning, held_out = everyone.split(share, seed)
     choice = choice_for(
@@ -163,8 +168,8 @@ def _download(name: str, root: Path, remarks: Console) -> None:
 
 
 def _read(
-    name: str, root: Path, size: int | None, channels: int, codes: bool, recipe: Recipe,
-    limit: int | None, seed: int,
+    name: str, root: Path, size: int | None, channels: int, columns: tuple[str, ...], codes: bool,
+    recipe: Recipe, limit: int | None, seed: int,
 ) -> tuple[Dataset, Dataset]:  # fmt: skip
     """Training and test images; a part of the former where the data set has no test split."""
     import numpy as np
@@ -174,7 +179,7 @@ def _read(
     from emberfleet.train.data.names import SPLITS, load
 
     def read(split: str) -> Dataset:
-        return load(name, root, split, size=size, channels=channels, labelling=Labelling(codes=codes))
+        return load(name, root, split, size=size, channels=channels, labelling=Labelling(columns, codes))
 
     data = read("train")
     if "test" in SPLITS[name] or (name == "folder" and (root / "test").is_dir()):

@@ -10,17 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from emberfleet.core.arrays import Float32
+from emberfleet.core.arrays import Float32, Int64
 from emberfleet.core.errors import ConfigError
 from emberfleet.core.integer import quantize
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.engine.backend import Backend
 from emberfleet.train.data.dataset import Dataset
-from emberfleet.train.evaluation import Evaluation, evaluate
+from emberfleet.train.evaluation import Evaluation, evaluate, top_k_accuracy
 from emberfleet.train.initialisation import initial_tensors
 from emberfleet.train.loop import PREDICT_BATCH, Observer, TrainConfig, fit, predict
 from emberfleet.train.models import ModelChoice, build_model
 from emberfleet.train.trained import TrainedModel
+
+TOP = 3
+"""How many candidates the second figure allows, where there are more classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +31,28 @@ class Measurement:
     """A model on a data set.
 
     Attributes:
-        logits: ``(N, K)`` or ``(N, P, K)``, in int8 where the model is quantized, else in float.
+        logits: ``(N, K)`` or ``(N, P, K)``, from int8 where the model is quantized, else in float.
+        labels: Of the data set.
         evaluation: Of these logits.
         float_evaluation: Of the same weights in floating point.
     """
 
     logits: Float32
+    labels: Int64
     evaluation: Evaluation
     float_evaluation: Evaluation
 
     def figures(self, prefix: str = "test_") -> dict[str, float]:
         """Figures by name, as a `TrainedModel` keeps them."""
-        return {
+        found = {
             f"{prefix}accuracy": self.evaluation.accuracy,
             f"{prefix}code_accuracy": self.evaluation.code_accuracy,
             f"{prefix}loss": self.evaluation.loss,
             f"{prefix}float_accuracy": self.float_evaluation.accuracy,
         }
+        if self.logits.shape[-1] > TOP:
+            found[f"{prefix}top{TOP}_accuracy"] = top_k_accuracy(self.logits, self.labels, TOP)
+        return found
 
 
 def choice_for(data: Dataset, **settings: Any) -> ModelChoice:
@@ -122,7 +130,7 @@ def measure(model: TrainedModel, data: Dataset, backend: Backend) -> Measurement
     """Run a model over a data set: in int8 as a device does where it is quantized, and in float."""
     in_float = predict(backend, model.graph, model.tensors, model.preprocessing, data)
     logits = _integer_logits(model, data, backend) if model.quantized else in_float
-    return Measurement(logits, evaluate(logits, data.labels), evaluate(in_float, data.labels))
+    return Measurement(logits, data.labels, evaluate(logits, data.labels), evaluate(in_float, data.labels))
 
 
 def with_figures(model: TrainedModel, figures: Mapping[str, float]) -> TrainedModel:
