@@ -161,18 +161,17 @@ def multiply_by_quantized_multiplier(x: Int32 | Int64, multiplier: Array, shift:
         multiplier: int32 in [2**30, 2**31) or 0, one per channel or one in all.
         shift: Exponents, in [-31, 30].
     """
-    m = np.asarray(multiplier, np.int64)
     left = np.maximum(np.asarray(shift, np.int64), 0)
     right = np.maximum(-np.asarray(shift, np.int64), 0)
-    product = (np.asarray(x, np.int64) << left) * m
-    nudged = product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))
-    # C divides towards zero; numpy's shift floors: shift the magnitude, then give the sign back.
-    high = np.sign(nudged) * (np.abs(nudged) >> 31)
-    mask = (np.int64(1) << right) - 1
-    remainder = high & mask
-    threshold = (mask >> 1) + (high < 0)
-    scaled: Int64 = (high >> right) + (remainder > threshold)
-    return scaled
+    high = np.asarray(x, np.int64) * (np.asarray(multiplier, np.int64) << left)
+    # A shift rounds down where C divides towards zero; gemmlowp's nudges make up for that, so
+    # that adding half and shifting is the same for both signs, and ties of the second go away from zero.
+    high += 1 << 30
+    high >>= 31
+    high -= (high < 0) & (right > 0)
+    high += (np.int64(1) << right) >> 1
+    high >>= right
+    return high
 
 
 def requantize(acc: Int32, multiplier: Int32, shift: Int32, zero_point: int, low: int, high: int) -> Int8:
