@@ -11,12 +11,10 @@ Source: https://github.com/secure-systems-lab/dsse, protocol.md and envelope.md,
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
-import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -30,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from emberfleet.core.codec import Fields, encode_json, to_base64
 from emberfleet.core.errors import FormatError, SignatureError
 from emberfleet.core.files import read_limited, write_private
 
@@ -68,7 +67,7 @@ class VerifyKey:
     @property
     def text(self) -> str:
         """The key as 44 characters of standard base64."""
-        return base64.b64encode(self.raw).decode("ascii")
+        return to_base64(self.raw)
 
     @property
     def key_id(self) -> str:
@@ -168,12 +167,8 @@ def preauthentication_encoding(payload_type: str, payload: bytes) -> bytes:
 def sign_envelope(payload_type: str, payload: bytes, key: SigningKey) -> bytes:
     """Wrap a payload in a DSSE envelope; the same payload and key give the same bytes."""
     signature = key.sign(preauthentication_encoding(payload_type, payload))
-    envelope = {
-        "payload": base64.b64encode(payload).decode("ascii"),
-        "payloadType": payload_type,
-        "signatures": [{"keyid": key.verify_key.key_id, "sig": base64.b64encode(signature).decode("ascii")}],
-    }
-    return json.dumps(envelope, separators=(",", ":"), sort_keys=True).encode()
+    entry = {"keyid": key.verify_key.key_id, "sig": to_base64(signature)}
+    return encode_json({"payload": to_base64(payload), "payloadType": payload_type, "signatures": [entry]})
 
 
 def open_envelope(data: bytes, payload_type: str, trusted: Collection[VerifyKey]) -> bytes:
@@ -200,41 +195,16 @@ def open_envelope(data: bytes, payload_type: str, trusted: Collection[VerifyKey]
 
 
 def _parse_envelope(data: bytes) -> tuple[str, bytes, list[bytes]]:
-    if len(data) > MAX_ENVELOPE_BYTES:
-        raise FormatError(f"envelope: {len(data)} bytes, expected at most {MAX_ENVELOPE_BYTES}")
-    try:
-        envelope = json.loads(data.decode("utf-8"), object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise FormatError("envelope: not JSON") from error
-    if not isinstance(envelope, dict) or envelope.keys() != {"payload", "payloadType", "signatures"}:
-        raise FormatError("envelope: expected exactly payload, payloadType and signatures")
-    kind, listed = envelope["payloadType"], envelope["signatures"]
-    if not isinstance(kind, str):
-        raise FormatError("envelope: payloadType must be text")
-    if not isinstance(listed, list) or not 1 <= len(listed) <= MAX_SIGNATURES:
-        raise FormatError(f"envelope: expected 1 to {MAX_SIGNATURES} signatures")
-    return kind, _from_base64(envelope["payload"]), [_signature(entry) for entry in listed]
+    fields = Fields.parse(data, "envelope", MAX_ENVELOPE_BYTES)
+    payload = fields.data("payload", max_bytes=MAX_ENVELOPE_BYTES)
+    kind = fields.text("payloadType")
+    listed = fields.items("signatures", MAX_SIGNATURES)
+    fields.done()
+    return kind, payload, [_signature(Fields.of(entry, "envelope signature")) for entry in listed]
 
 
-def _signature(entry: Any) -> bytes:
-    if not isinstance(entry, dict) or not {"sig"} <= entry.keys() <= {"sig", "keyid"}:
-        raise FormatError("envelope: a signature must hold sig and may hold keyid")
-    if not isinstance(entry.get("keyid", ""), str):
-        raise FormatError("envelope: keyid must be text")
-    return _from_base64(entry["sig"])
-
-
-def _from_base64(text: Any) -> bytes:
-    if not isinstance(text, str):
-        raise FormatError("envelope: expected base64 text")
-    try:
-        return base64.b64decode(text.encode("ascii"), validate=True)
-    except (UnicodeEncodeError, binascii.Error) as error:
-        raise FormatError("envelope: expected base64 text") from error
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise FormatError("envelope: a name stands twice")
-    return found
+def _signature(fields: Fields) -> bytes:
+    signature = fields.data("sig", SIGNATURE_BYTES)
+    fields.text("keyid", default="")
+    fields.done()
+    return signature
