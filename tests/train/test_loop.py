@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from emberfleet.core.arrays import Float32
-from emberfleet.core.errors import ConfigError
+from emberfleet.core.errors import ConfigError, DeviceError
 from emberfleet.core.graph import Graph
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.quantization import quantization_points
 from emberfleet.engine.backend import Backend
 from emberfleet.engine.optimizers import Adam, Sgd
+from emberfleet.engine.selection import choose_backend
 from emberfleet.train.data.augmentation import Augmentation
 from emberfleet.train.data.dataset import Dataset
 from emberfleet.train.evaluation import evaluate
@@ -118,6 +119,22 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     assert [(r.loss, r.validation_loss) for r in whole.history] == [
         (r.loss, r.validation_loss) for r in resumed.history
     ]
+
+
+def test_a_run_on_opencl_that_was_stopped_goes_on_to_the_same_bits(
+    tmp_path: Path, tiny_graph: Graph, train_images: Dataset, other_images: Dataset
+) -> None:
+    try:
+        backend = choose_backend("opencl", threads=1)
+    except DeviceError as error:
+        pytest.skip(f"no OpenCL here: {error}")
+    config = TrainConfig(epochs=2, quantize_epochs=2, batch=20, rate=0.01, seed=3)
+    parts = (tiny_graph, start(tiny_graph), PIXELS, train_images, other_images, config, backend)
+    whole = fit(*parts)
+    with pytest.raises(PowerCutError):
+        fit(*parts, observers=[StopAfter(3)], checkpoints=tmp_path)
+    resumed = fit(*parts, checkpoints=tmp_path, resume=True)
+    assert same_bits(dict(whole.tensors), dict(resumed.tensors))
 
 
 def test_same_seed_gives_the_same_bits_and_another_seed_others(

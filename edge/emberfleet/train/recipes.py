@@ -58,7 +58,7 @@ _ADAMW = OPTIMIZERS["adamw"]
 _DIGITS = Augmentation(shift=2.0, rotation_degrees=10.0, scale=0.1, shear=0.1)
 
 RECIPES: Mapping[str, Recipe] = {
-    "mnist": Recipe(TrainConfig(epochs=14, quantize_epochs=2, optimizer=_ADAMW, augmentation=_DIGITS)),
+    "mnist": Recipe(TrainConfig(epochs=18, quantize_epochs=2, optimizer=_ADAMW, augmentation=_DIGITS)),
     "handwriting": Recipe(
         TrainConfig(epochs=20, quantize_epochs=4, batch=32, optimizer=_ADAMW, augmentation=_DIGITS),
         width=0.75,
@@ -66,9 +66,10 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "fashion-mnist": Recipe(
         TrainConfig(
-            epochs=16, quantize_epochs=2, optimizer=_ADAMW,
+            epochs=22, quantize_epochs=2, optimizer=_ADAMW,
             augmentation=Augmentation(shift=1.5, flip=True, scale=0.05),
         ),
+        width=1.5,
     ),
     "cifar10": Recipe(
         TrainConfig(
