@@ -55,7 +55,7 @@ class Backoff:
 
     def delay_s(self, attempt: int, generator: random.Random) -> float:
         """The pause after the failed try number `attempt`, counted from 0."""
-        longest = min(self.most_s, self.first_s * 2 ** min(attempt, 30))
+        longest: float = min(self.most_s, self.first_s * 2 ** min(attempt, 30))
         return longest * (0.5 + 0.5 * generator.random())
 
 
@@ -86,6 +86,8 @@ class ServerClient:
             base_url=self.address,
             timeout=timeout,
             transport=self.transport,
+            # Reading the certificate store takes long and is of use for https alone.
+            verify=self.address.startswith("https"),
             follow_redirects=False,
             trust_env=False,
         )
@@ -204,7 +206,7 @@ class ServerClient:
                 )
                 self.sleep(delay_s)
         raise UnreachableError(
-            f"{self.address} did not answer in {self.backoff.attempts} tries: check the address and the network"
+            f"{self.address} did not answer in {self.backoff.attempts} tries: check address and network"
         ) from failure
 
 

@@ -28,6 +28,7 @@ def create_app(config: ServerConfig) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def serve_rounds(_app: Starlette) -> AsyncIterator[None]:
+        fleet.coordinator.prepare()
         rounds = asyncio.create_task(fleet.coordinator.run())
         rounds.add_done_callback(_report)
         try:

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from emberfleet.core.messages import Reason, RefusedError
 from emberfleet.core.requests import SignedHead, check_body, verify_head
 from emberfleet.core.signing import VerifyKey
-from emberfleet.server.storage.database import Database
+from emberfleet.server.storage.database import Database, Device
 
 BODY_TIMEOUT_S: Final = 60.0
 
@@ -29,9 +29,17 @@ class Admission:
         Raises:
             RefusedError: BAD_SIGNATURE, NOT_ENROLLED, CLOCK, REVOKED or REPLAYED.
         """
-        head = self._verify(request, self._find_key)
-        device = self._database.device(head.device_id)
-        if device is None or device.revoked_at is not None:
+        found: list[Device] = []
+
+        def find_key(device_id: str) -> VerifyKey | None:
+            device = self._database.device(device_id)
+            if device is None:
+                return None
+            found.append(device)
+            return VerifyKey(device.public_key)
+
+        head = self._verify(request, find_key)
+        if found[-1].revoked_at is not None:
             raise RefusedError(
                 Reason.REVOKED,
                 "this device was shut out of the fleet",
@@ -46,10 +54,6 @@ class Admission:
     def _verify(self, request: Request, find_key: Callable[[str], VerifyKey | None]) -> SignedHead:
         headers = {name: request.headers[name] for name in request.headers}
         return verify_head(request.method, target_of(request), headers, self._clock(), find_key)
-
-    def _find_key(self, device_id: str) -> VerifyKey | None:
-        device = self._database.device(device_id)
-        return None if device is None else VerifyKey(device.public_key)
 
     def _first_time(self, head: SignedHead) -> SignedHead:
         if not self._database.spend_nonce(head.device_id, head.nonce, self._clock()):

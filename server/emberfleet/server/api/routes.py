@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from starlette.requests import Request
@@ -49,7 +50,11 @@ def make_routes(fleet: Fleet) -> list[Route]:
         head = fleet.admission.admit(request)
         version = check_version(request.query_params.get("model", "0"))
         wait_s = min(float(check_version(request.query_params.get("wait", "0"))), MAX_WAIT_S)
-        reply = await fleet.coordinator.wait_for_work(head.device_id, version, wait_s)
+        gone = asyncio.ensure_future(_until_gone(request))
+        try:
+            reply = await fleet.coordinator.wait_for_work(head.device_id, version, wait_s, gone)
+        finally:
+            gone.cancel()
         return _json(reply.encode())
 
     async def latest(request: Request) -> Response:
@@ -103,6 +108,12 @@ def make_routes(fleet: Fleet) -> list[Route]:
         Route("/v1/rounds/{round_id}/alive", alive, methods=["POST"]),
         Route("/v1/rounds/{round_id}/decline", decline, methods=["POST"]),
     ]
+
+
+async def _until_gone(request: Request) -> None:
+    """Wait until the connection of a request ends."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _json(data: bytes) -> Response:

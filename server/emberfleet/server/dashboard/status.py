@@ -16,7 +16,8 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem
 table { border-collapse: collapse; width: 100% } th, td { padding: .3rem .6rem; text-align: right }
 th { border-bottom: 2px solid #999 } td { border-bottom: 1px solid #ddd } td:nth-child(2) { text-align: left }
 th:nth-child(2) { text-align: left } .failed { color: #b00020 } dl { display: flex; gap: 3rem }
-dd { margin: 0; font-size: 1.6rem } @media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd } }
+dd { margin: 0; font-size: 1.6rem }
+@media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd } }
 """
 
 

@@ -7,7 +7,6 @@ from emberfleet.server.registry.publisher import BundleOpener, OpenedModel
 
 def open_bundle_with(trusted: tuple[bytes, ...]) -> BundleOpener:
     """An opener that trusts these Ed25519 public keys."""
-    from emberfleet.core.bundle import open_bundle
     from emberfleet.core.signing import VerifyKey
 
     keys = [VerifyKey(raw) for raw in trusted]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from emberfleet.core.arrays import Float32, Tensors
@@ -34,7 +34,8 @@ class OpenedModel:
     """What the server needs of a bundle."""
 
     version: int
-    tensors: dict[str, Float32]
+    tensors: Mapping[str, Float32]
+    scopes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class BundleOpener(Protocol):

@@ -97,7 +97,7 @@ class Coordinator:
         self._model = registry.latest()
         self._bundle, self._opened = registry.load(self._model)
         self._running: Running | None = None
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Future[None]
         self._wake = asyncio.Event()
         self._finished = 0
         self._next_nonce_sweep = 0.0
@@ -118,9 +118,13 @@ class Coordinator:
         """How many devices could be drawn now."""
         return len(self._presence.present(self._model.version, self._clock(), self._plan.presence_s))
 
-    async def run(self) -> None:
-        """Open, run and close rounds until cancelled."""
+    def prepare(self) -> None:
+        """Tidy up after a server that was stopped; call once, inside the loop, before serving."""
+        self._changed = asyncio.get_running_loop().create_future()
         self._close_interrupted()
+
+    async def run(self) -> None:
+        """Open, run and close rounds until cancelled; `prepare` comes first."""
         try:
             while True:
                 self._wake.clear()
@@ -136,8 +140,13 @@ class Coordinator:
             if self._running is not None:
                 self._fail("the server was stopped")
 
-    async def wait_for_work(self, device_id: str, model_version: int, wait_s: float) -> WorkReply:
-        """Answer a device at once when there is something for it, or else after `wait_s`."""
+    async def wait_for_work(
+        self, device_id: str, model_version: int, wait_s: float, gone: asyncio.Future[None]
+    ) -> WorkReply:
+        """Answer a device at once when there is something for it, or else after `wait_s`.
+
+        A device whose connection ends while it waits (`gone`) no longer counts as there.
+        """
         deadline = asyncio.get_running_loop().time() + wait_s
         while True:
             changed = self._changed
@@ -145,8 +154,10 @@ class Coordinator:
             left = deadline - asyncio.get_running_loop().time()
             if reply.offer is not None or model_version != self._model.version or left <= 0:
                 return reply
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), left)
+            await asyncio.wait((changed, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                self._presence.forget(device_id)
+                return reply
 
     def upload_limit(self, round_id: str, device_id: str) -> int:
         """The largest body this device may send now, before any of it is read.
@@ -238,7 +249,7 @@ class Coordinator:
     def _open(self, now: float) -> None:
         last = self._database.rounds(last=1)
         number = last[-1].number + 1 if last else 1
-        update = self._plan.update_plan(self._opened.tensors)
+        update = self._plan.update_plan(self._opened.tensors, self._opened.scopes)
         round_ = open_round(secrets.token_hex(16), number, self._model.version, self._plan, now)
         key = SealingKey.generate()
         self._folder.start_round(round_.id, key.private())
@@ -324,9 +335,7 @@ class Coordinator:
                 running.round = hear_device(running.round, device_id, now)
                 self._presence.forget(device_id)
                 return WorkReply(self._model, self._offer(running, device_id, now))
-        known_before = device_id in self._presence.snapshot()
-        self._presence.note(device_id, model_version, now)
-        if not known_before:
+        if self._presence.note(device_id, model_version, now):
             self._wake.set()
         return WorkReply(self._model)
 
@@ -373,8 +382,8 @@ class Coordinator:
         )
 
     def _notify(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._changed.set_result(None)
+        self._changed = asyncio.get_running_loop().create_future()
 
 
 def _other_round() -> RefusedError:

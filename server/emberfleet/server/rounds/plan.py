@@ -28,7 +28,8 @@ class RoundPlan:
         deadline_s: Longest time from the draw to the last update.
         lease_s: A device not heard for this long is dropped; 0 waits for the deadline.
         presence_s: A device counts as there for this long after it last asked for work.
-        tensors: Patterns of the names of the tensors that updates carry.
+        scope: Name of one of the bundle's ways of retraining: updates carry its tensors.
+        tensors: Patterns of the names of the tensors that updates carry, where `scope` is empty.
         bits: Width of one value of an update: 8, 16, or 32 for float32.
         clip: Largest change sent, beyond `relative_clip` times the tensor's largest value.
         relative_clip: See `clip`.
@@ -47,6 +48,7 @@ class RoundPlan:
     deadline_s: float = 600.0
     lease_s: float = 15.0
     presence_s: float = 45.0
+    scope: str = ""
     tensors: tuple[str, ...] = ("*",)
     bits: int = 16
     clip: float = 0.25
@@ -90,17 +92,28 @@ class RoundPlan:
     def training_of(self, number: int) -> dict[str, Scalar]:
         """The training settings of the round with this number, counted from 1."""
         settings = dict(self.training)
+        if self.scope:
+            settings.setdefault("scope", self.scope)
         rate = settings.get("rate")
         if self.rate_decay != 1 and isinstance(rate, int | float):
             settings["rate"] = rate * self.rate_decay ** (number - 1)
         return settings
 
-    def update_plan(self, model: Tensors) -> UpdatePlan:
+    def update_plan(self, model: Tensors, scopes: Mapping[str, tuple[str, ...]]) -> UpdatePlan:
         """The updates of a round on this model.
 
+        Args:
+            model: Its tensors.
+            scopes: The bundle's ways of retraining, with the tensors that each changes.
+
         Raises:
-            ConfigError: No tensor of the model has a name that the patterns allow.
+            ConfigError: The model has no such scope, or no tensor that the patterns allow.
         """
+        if self.scope:
+            if self.scope not in scopes:
+                known = ", ".join(sorted(scopes)) or "none"
+                raise ConfigError(f"round plan: scope is '{self.scope}', and the bundle has {known}")
+            return UpdatePlan.for_model(model, scopes[self.scope], self.bits, self.clip, self.relative_clip)
         names = [
             name for name in sorted(model) if any(fnmatchcase(name, pattern) for pattern in self.tensors)
         ]
@@ -124,7 +137,9 @@ class RoundPlan:
         training = complete.scalars("training")
         read: dict[str, Any] = {}
         for item in fields(cls):
-            if item.name not in ("tensors", "training"):
+            if item.name == "scope":
+                read["scope"] = complete.text("scope", 64, default="")
+            elif item.name not in ("tensors", "training"):
                 read[item.name] = (
                     complete.integer(item.name)
                     if item.type == "int"

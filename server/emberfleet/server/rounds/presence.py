@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -12,9 +11,11 @@ class Presence:
 
     _asked: dict[str, tuple[float, int]] = field(default_factory=dict)
 
-    def note(self, device_id: str, model_version: int, now: float) -> None:
-        """A device asks for work."""
+    def note(self, device_id: str, model_version: int, now: float) -> bool:
+        """A device asks for work; True where that is news."""
+        before = self._asked.get(device_id)
         self._asked[device_id] = (now, model_version)
+        return before is None or before[1] != model_version
 
     def forget(self, device_id: str) -> None:
         """A device is busy, or shut out."""
@@ -24,7 +25,3 @@ class Presence:
         """Devices to draw a cohort from."""
         self._asked = {name: seen for name, seen in self._asked.items() if now - seen[0] <= presence_s}
         return frozenset(name for name, (_, version) in self._asked.items() if version == model_version)
-
-    def snapshot(self) -> Mapping[str, float]:
-        """When each device last asked."""
-        return {name: when for name, (when, _) in self._asked.items()}

@@ -1,0 +1,81 @@
+"""A round's plan: checked when made, the same after JSON, and applied to a model by patterns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from emberfleet.core.codec import Fields, encode_json
+from emberfleet.core.errors import ConfigError, FormatError
+from emberfleet.server.rounds.plan import RoundPlan
+
+MODEL = {"conv1/weight": np.full((2, 2), -3.0, np.float32), "head/weight": np.zeros(4, np.float32)}
+
+
+def test_a_plan_survives_json() -> None:
+    plan = RoundPlan(
+        cohort=7, tensors=("head/*", "*/bias"), training={"epochs": 3, "scope": "head"}, lease_s=2
+    )
+    assert RoundPlan.from_fields(Fields.parse(encode_json(plan.to_json()), "plan")) == plan
+
+
+def test_settings_left_out_keep_their_defaults() -> None:
+    assert RoundPlan.from_fields(Fields.of({"cohort": 9}, "plan")) == RoundPlan(cohort=9)
+
+
+def test_an_unknown_setting_is_refused() -> None:
+    with pytest.raises(FormatError, match="cohrt"):
+        RoundPlan.from_fields(Fields.of({"cohrt": 9}, "plan"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cohort", 0),
+        ("minimum", 0),
+        ("minimum", 21),
+        ("over_selection", -0.1),
+        ("deadline_s", -1.0),
+        ("bits", 12),
+        ("clip", 0.0),
+        ("clip", float("nan")),
+        ("rate_decay", 0.0),
+        ("server_momentum", 1.0),
+        ("tensors", ()),
+    ],
+)
+def test_a_setting_that_cannot_be_honoured_names_itself(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=name):
+        RoundPlan(**{name: value})  # type: ignore[arg-type]
+
+
+def test_patterns_choose_the_tensors_of_an_update() -> None:
+    plan = RoundPlan(tensors=("head/*",)).update_plan(MODEL, {})
+    assert [tensor.name for tensor in plan.tensors] == ["head/weight"]
+    with pytest.raises(ConfigError, match="no tensor"):
+        RoundPlan(tensors=("tail/*",)).update_plan(MODEL, {})
+
+
+def test_a_scope_of_the_bundle_gives_the_tensors_and_their_order() -> None:
+    scopes = {"all": ("head/weight", "conv1/weight")}
+    plan = RoundPlan(scope="all", training={"rate": 1.0})
+    assert [tensor.name for tensor in plan.update_plan(MODEL, scopes).tensors] == list(scopes["all"])
+    assert plan.training_of(1) == {"scope": "all", "rate": 1.0}
+    with pytest.raises(ConfigError, match="scope is 'all', and the bundle has head"):
+        plan.update_plan(MODEL, {"head": ("head/weight",)})
+
+
+def test_large_tensors_may_change_by_more() -> None:
+    plan = RoundPlan(clip=0.5, relative_clip=2.0).update_plan(MODEL, {})
+    assert [tensor.clip for tensor in plan.tensors] == [6.5, 0.5]
+
+
+def test_the_rate_decays_from_round_to_round() -> None:
+    plan = RoundPlan(training={"rate": 0.8, "epochs": 2}, rate_decay=0.5)
+    assert [plan.training_of(number)["rate"] for number in (1, 2, 3)] == [0.8, 0.4, 0.2]
+    assert plan.training_of(3)["epochs"] == 2
+
+
+def test_over_selection_rounds_up() -> None:
+    assert RoundPlan(cohort=10, over_selection=0.25).asked == 13
+    assert RoundPlan(cohort=10, pool=60).wanted_present == 60
