@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from emberfleet.core.arrays import Float32
+from emberfleet.core.arrays import Float32, Tensors
 from emberfleet.core.errors import ConfigError
-from emberfleet.core.graph import Conv2D, Graph, Reshape
+from emberfleet.core.graph import Conv2D, Graph, Reshape, Softmax
 from emberfleet.core.integer import quantize
 from emberfleet.engine.backend import Backend, TrainingSpec
 from emberfleet.engine.optimizers import Optimizer
@@ -164,6 +164,31 @@ def learn(model: TrainedModel, samples: Dataset, plan: RetrainPlan, backend: Bac
     return Learnt({**kept, **changed}, losses[0], losses[-1])
 
 
+def with_tensors(model: TrainedModel, tensors: Tensors) -> TrainedModel:
+    """The same network with other tensors; what was measured of the old ones is left behind."""
+    return TrainedModel(model.graph, tensors, model.preprocessing, model.classes)
+
+
+def split_samples(samples: Dataset, plan: RetrainPlan) -> tuple[Dataset, Dataset]:
+    """The samples to learn from, and those kept apart to judge the result.
+
+    Raises:
+        ConfigError: too few to keep one apart and learn from another.
+    """
+    learnt, held_out = samples.split(plan.hold_out, plan.seed)
+    if not len(learnt) or not len(held_out):
+        raise ConfigError(
+            f"retraining: {len(samples)} images are too few to keep a share of {plan.hold_out:g} apart; "
+            "add images of each class"
+        )
+    return learnt, held_out
+
+
+def without_softmax(graph: Graph) -> Graph:
+    """The graph up to its logits."""
+    return Graph(graph.nodes[:-1]) if isinstance(graph.output, Softmax) else graph
+
+
 def measure_int8(model: TrainedModel, data: Dataset, backend: Backend) -> Evaluation:
     """How well a model does in int8, as it will run."""
     predictor = backend.integer_predictor(quantize(model.graph, model.tensors), PREDICT_BATCH)
@@ -177,6 +202,14 @@ def measure_int8(model: TrainedModel, data: Dataset, backend: Backend) -> Evalua
 def is_worse(after: Evaluation, before: Evaluation) -> bool:
     """Whether a retrained model must not be taken: fewer right, or as many with a higher loss."""
     return (after.accuracy, -after.loss) < (before.accuracy, -before.loss)
+
+
+def among_classes(data: Dataset, classes: tuple[str, ...]) -> Dataset:
+    """The data with its labels counted in `classes`, if these hold all of its own; else as it is."""
+    if data.classes == classes or not set(data.classes) <= set(classes):
+        return data
+    places = np.array([classes.index(name) for name in data.classes], np.int64)
+    return Dataset(data.images, places[data.labels], classes, data.writers)
 
 
 def with_classes(model: TrainedModel, classes: tuple[str, ...], seed: int) -> TrainedModel:

@@ -1,0 +1,63 @@
+"""`emberfleet convert`: from the folder of a trained model to what a device takes."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emberfleet.cli.keys import KeyOption, signing_key
+from emberfleet.cli.output import JsonOption, print_json
+
+
+class Target(Enum):
+    """What can be written."""
+
+    EMBER = "ember"
+    TFLITE = "tflite"
+    TFLITE_FLOAT = "tflite-float"
+
+
+def convert(
+    trained: Annotated[Path, typer.Argument(help="Folder that `emberfleet train` wrote.")],
+    out: Annotated[Path, typer.Option(help="The file to write, such as model.ember.")],
+    to: Annotated[
+        Target, typer.Option(help="A signed bundle, or the .tflite alone, in int8 or float32.")
+    ] = Target.EMBER,
+    version: Annotated[int, typer.Option(min=1, help="The bundle's version; devices take newer ones.")] = 1,
+    key: KeyOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write a trained model as a signed bundle for devices, or as a .tflite."""
+    from emberfleet.core.files import write_atomically
+    from emberfleet.train.trained import TrainedModel
+
+    model = TrainedModel.load(trained)
+    if to is Target.EMBER:
+        from emberfleet.converters.bundle import build_bundle
+
+        signer = signing_key(key)
+        data = build_bundle(model, version, signer)
+        signed_by = signer.verify_key.text
+    else:
+        signed_by = None
+        data = _tflite(model, to)
+    write_atomically(out, data)
+    if json:
+        print_json({"file": out, "bytes": len(data), "kind": to, "signed_by": signed_by})
+    else:
+        typer.echo(f"{out}: {len(data)} bytes" + (f", signed by {signed_by}" if signed_by else ""))
+
+
+def _tflite(model: object, to: Target) -> bytes:
+    from emberfleet.converters.tflite.float_writer import write_tflite_float
+    from emberfleet.converters.tflite.int8_writer import write_tflite_int8
+    from emberfleet.core.integer import quantize
+    from emberfleet.train.trained import TrainedModel
+
+    assert isinstance(model, TrainedModel)
+    if to is Target.TFLITE:
+        return write_tflite_int8(quantize(model.graph, model.tensors))
+    return write_tflite_float(model.graph, model.tensors)
