@@ -1,6 +1,7 @@
 import pytest
 
 from emberfleet.core.errors import DeviceError
+from emberfleet.engine.opencl.backend import OpenCLBackend
 from emberfleet.engine.opencl.device import OpenCLDevice, open_device
 
 
@@ -11,3 +12,9 @@ def device() -> OpenCLDevice:
         return open_device()
     except DeviceError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def backend(device: OpenCLDevice) -> OpenCLBackend:
+    """The OpenCL backend on that device."""
+    return OpenCLBackend(device=device)

@@ -113,7 +113,8 @@ class Values:
         if unit.point is None or not self._separate_raw or isinstance(unit.node, (BatchNorm, Input)):
             return self.view(name)
         if name not in self._raw:
-            self._raw[name] = self.program.images(f"{name}/raw", self.shape(name))
+            inside = [self.halo(child) for child, (parent, _) in self.slots.items() if parent == name]
+            self._raw[name] = self.program.images(f"{name}/raw", self.shape(name), widest([NO_HALO, *inside]))
         return self._raw[name]
 
     def in_place(self, unit: Unit) -> bool:
