@@ -11,10 +11,15 @@ import pytest
 from emberfleet.core.graph import Graph
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.train.data.dataset import Dataset
-from emberfleet.train.evaluation import evaluate, worst_mistakes
+from emberfleet.train.evaluation import Mistake, evaluate, worst_mistakes
 from emberfleet.train.history import EpochRecord
 from emberfleet.train.initialisation import initial_tensors
-from emberfleet.train.report.training import duration, training_report
+from emberfleet.train.report.training import (
+    confusion_section,
+    duration,
+    mistakes_grid,
+    training_report,
+)
 from emberfleet.train.trained import TrainedModel
 
 PIXELS = Preprocessing(8, 8, 1)
@@ -107,3 +112,21 @@ def test_a_perfect_model_has_no_mistakes_to_show(tiny_graph: Graph) -> None:
 @pytest.mark.parametrize(("seconds", "words"), [(3.14, "3.1 s"), (245.4, "4 min 05 s"), (3720, "1 h 02 min")])
 def test_durations_read_like_speech(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_many_classes_are_listed_by_their_confusions_instead_of_a_matrix() -> None:
+    labels = np.arange(50)
+    logits = np.eye(50, dtype=np.float32)
+    logits[7] = np.eye(50)[8]
+    section = confusion_section(evaluate(logits, labels), [f"class {n}" for n in range(50)])
+    assert "<svg" not in section
+    assert ">class 7<" in section
+    assert ">class 8<" in section
+    assert ">class 9<" not in section
+
+
+def test_a_mistake_in_a_code_names_its_position() -> None:
+    data = Dataset(np.zeros((1, 4, 4, 1), np.uint8), np.array([[0, 1]]), ("a", "b"))
+    grid = mistakes_grid(data, [Mistake(0, 1, 1, 0, 0.75)])
+    assert "b \u2192 a" in grid
+    assert "position 2, 75 % sure" in grid
