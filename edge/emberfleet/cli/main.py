@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from emberfleet.cli import doctor, train
+from emberfleet.cli import device, doctor, server, train
 from emberfleet.cli.errors import CommandGroup
 
 app = typer.Typer(
@@ -42,4 +42,6 @@ def start(
 
 
 app.command("train")(train.train)
+app.add_typer(server.app)
+app.add_typer(device.app)
 app.command("doctor")(doctor.doctor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,7 @@ from emberfleet.core.messages import MAX_SMALL_BYTES, MAX_TRUSTED_KEYS, ModelInf
 from emberfleet.core.signing import SigningKey, VerifyKey
 from emberfleet.server.api.admission import Admission
 from emberfleet.server.registry.models import ModelRegistry
-from emberfleet.server.registry.opening import open_bundle_with
+from emberfleet.server.registry.opening import open_bundle_with, republish_with
 from emberfleet.server.registry.publisher import BundleOpener, Evaluator, Publisher
 from emberfleet.server.rounds.coordinator import Coordinator
 from emberfleet.server.rounds.plan import RoundPlan
@@ -34,13 +34,13 @@ class ServerConfig:
         folder: Made by `init_server`.
         plan: Of every round; the folder's own when None.
         rounds: Finished rounds after which no more are opened; 0 for no end.
-        publisher: Makes the next bundle from the mean.
+        publisher: Makes the next bundle from the mean; None: the runtime, signing with the folder's key.
         evaluator: Measures each new bundle, when given.
         opener: Verifies bundles; the real one when None.
     """
 
     folder: Path
-    publisher: Publisher
+    publisher: Publisher | None = None
     plan: RoundPlan | None = None
     rounds: int = 0
     evaluator: Evaluator | None = None
@@ -87,6 +87,7 @@ class Fleet:
         settings = Settings.load(folder)
         self.clock = config.clock
         self.server_key = SigningKey.load(folder.server_key)
+        bundle_key = SigningKey.load(folder.bundle_key)
         self.bundle_keys = bundle_keys_of(folder, settings)
         self.database = Database.in_file(folder.database)
         opener = config.opener or open_bundle_with(self.bundle_keys)
@@ -96,7 +97,8 @@ class Fleet:
             database=self.database,
             folder=folder,
             registry=self.registry,
-            publisher=config.publisher,
+            publisher=config.publisher
+            or republish_with(SigningKey.load(folder.bundle_key), self.bundle_keys),
             key=self.server_key,
             plan=config.plan or settings.plan,
             clock=config.clock,
@@ -184,10 +186,18 @@ def make_tokens(
         database.close()
 
 
-def change_plan(path: Path, **changes: object) -> RoundPlan:
-    """Change settings of a server's plan and write them down."""
+def change_plan(path: Path, changes: Mapping[str, object]) -> RoundPlan:
+    """Change settings of a server's plan and write them down; settings of the training are merged.
+
+    Raises:
+        FormatError, ConfigError: A setting that does not exist or cannot be honoured.
+    """
     folder = ServerFolder(path)
     settings = Settings.load(folder)
-    plan = RoundPlan.from_fields(Fields.of({**settings.plan.to_json(), **changes}, "round plan"))
+    values = {**settings.plan.to_json(), **changes}
+    training = changes.get("training")
+    if isinstance(training, dict):
+        values["training"] = {**settings.plan.training, **training}
+    plan = RoundPlan.from_fields(Fields.of(values, "round plan"))
     replace(settings, plan=plan).save(folder)
     return plan

@@ -1,0 +1,39 @@
+"""Joins the agent to the runtime: samples and settings in, tensors before and after out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from emberfleet.agent.agent import Retrain
+from emberfleet.agent.models import CheckBundle
+from emberfleet.agent.rounds import Retrained
+from emberfleet.agent.samples import Samples
+from emberfleet.core.bundle import Bundle
+from emberfleet.core.codec import Scalar
+from emberfleet.core.signing import VerifyKey
+
+
+def check_with(trusted: tuple[VerifyKey, ...]) -> CheckBundle:
+    """Verify bundles with the keys that a device trusts."""
+    return lambda data: Bundle.open(data, trusted).manifest.model_version
+
+
+def retrain_with(
+    trusted: tuple[VerifyKey, ...], backend: str = "auto", threads: int | None = None
+) -> Retrain:
+    """Retrain on this device's compute backend, chosen at the first round."""
+
+    def retrain(bundle: Path, samples: Samples, training: Mapping[str, Scalar], seed: int) -> Retrained:
+        from emberfleet.engine.selection import choose_backend
+        from emberfleet.runtime.local_training import train_update
+        from emberfleet.runtime.retraining import RetrainPlan
+        from emberfleet.train.data.dataset import Dataset
+
+        opened = Bundle.open(bundle, trusted)
+        data = Dataset(samples.images, samples.labels, opened.manifest.labels)
+        plan = RetrainPlan.from_settings(training)
+        result = train_update(opened, data, plan, seed, choose_backend(backend, threads))
+        return Retrained(result.old, result.new, result.sample_count, result.metrics)
+
+    return retrain
