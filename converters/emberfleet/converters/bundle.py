@@ -137,11 +137,6 @@ def network_of(bundle: Bundle) -> IntegerNetwork:
     return network
 
 
-def tflite_of(bundle: Bundle) -> bytes:
-    """The int8 .tflite in an opened bundle."""
-    return bundle.part(TFLITE_PART)
-
-
 def _float_tensors(bundle: Bundle) -> dict[str, Float32]:
     tensors = bundle.tensors()
     for name, array in tensors.items():

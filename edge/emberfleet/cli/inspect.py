@@ -119,7 +119,7 @@ def _bundle_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("labels", shown),
         ("plans", ", ".join(f"{name} ({len(names)} tensors)" for name, names in facts["plans"].items())),
         ("metrics", ", ".join(f"{name} {value:.4g}" for name, value in facts["metrics"].items()) or "none"),
-        ("parent", facts["parent"] or "none"),
+        ("parent", facts.get("parent") or "none"),
         ("sha256", facts["sha256"]),
         ("parts", "\n".join(f"{n}: {p['size_bytes']} bytes" for n, p in facts["parts"].items())),
     ]

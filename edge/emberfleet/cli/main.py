@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from emberfleet.cli import device, doctor, server, train
+from emberfleet.cli import convert, device, doctor, inspect, retrain, run, server, train
 from emberfleet.cli.errors import CommandGroup
 
 app = typer.Typer(
@@ -42,6 +42,10 @@ def start(
 
 
 app.command("train")(train.train)
+app.command("convert")(convert.convert)
+app.command("inspect")(inspect.inspect)
+app.command("run")(run.run)
+app.command("retrain")(retrain.retrain)
 app.add_typer(server.app)
 app.add_typer(device.app)
 app.command("doctor")(doctor.doctor)
