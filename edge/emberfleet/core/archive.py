@@ -91,7 +91,7 @@ def _read_end(data: bytes) -> tuple[int, int]:
     """The number of files and where the directory begins."""
     at = len(data) - _END.size
     if at < 0 or data[at : at + 4] != _END_MAGIC:
-        if _END_MAGIC in data[-_END.size - _16_BITS :]:
+        if data.rfind(_END_MAGIC, max(at - _16_BITS, 0), max(at, 0)) >= 0:
             raise FormatError("bundle: bytes behind its end record, expected none")
         raise FormatError("bundle: no end record; the file is truncated or not a bundle")
     fields = _END.unpack_from(data, at)
