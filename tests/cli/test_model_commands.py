@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from emberfleet.cli.main import app
 from emberfleet.core.signing import SigningKey
+from emberfleet.train.trained import TrainedModel
 from tests.runtime.stripes import CLASSES, stripes, trained
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
@@ -71,6 +72,15 @@ def test_a_converted_model_runs_on_pictures(desk: Desk) -> None:
     assert len(found["images"][0]["top"][0]) == 3
     shown = desk.call("run", bundle, pictures[0], "--backend", "numpy", "--top", "1")
     assert "third" in shown.stdout
+
+
+def test_a_model_trained_in_float_only_says_what_to_do(desk: Desk) -> None:
+    model = trained()
+    tensors = {name: t for name, t in model.tensors.items() if not name.endswith("/range")}
+    TrainedModel(model.graph, tensors, model.preprocessing, CLASSES).save(desk.folder / "trained")
+    out = desk.folder / "model.tflite"
+    assert "--quantize-epochs" in desk.call("convert", desk.folder / "trained", "--out", out, code=2).stderr
+    desk.call("convert", desk.folder / "trained", "--to", "tflite-float", "--out", out)
 
 
 def test_inspect_shows_a_bundle_and_who_signed_it(desk: Desk) -> None:

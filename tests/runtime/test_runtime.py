@@ -97,6 +97,17 @@ def test_own_classes_take_the_place_of_the_old() -> None:
     assert set(runtime.predict(two.images[:3]).names) == {"upper", "lower"}
 
 
+def test_restoring_forgets_what_was_learnt() -> None:
+    runtime = _open()
+    images = stripes(20, 3).images
+    logits = runtime.logits(images)
+    result = runtime.retrain(stripes(60, 8, FAINT), RetrainPlan("full", epochs=5, rate=0.02))
+    assert result.accepted
+    assert not np.array_equal(runtime.logits(images), logits)
+    runtime.restore()
+    np.testing.assert_array_equal(runtime.logits(images), logits)
+
+
 def test_samples_of_some_classes_leave_the_classes() -> None:
     data = stripes(120, 8, FAINT)
     chosen = data.subset(data.labels < 2)
@@ -120,6 +131,8 @@ def test_a_stranger_s_bundle_is_not_opened() -> None:
 def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(ShapeError, match="expected uint8"):
         _open().predict(np.zeros((1, 8, 8, 1), np.uint8))
+    with pytest.raises(ShapeError, match="at least one"):
+        _open().predict(np.zeros((0, 9, 9, 1), np.uint8))
 
 
 @pytest.mark.parametrize(("backend", "precision"), [("cuda", "int8"), ("numpy", "int4"), ("litert", "float")])

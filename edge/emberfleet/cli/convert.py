@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from emberfleet.cli.keys import KeyOption, signing_key
 from emberfleet.cli.output import JsonOption, print_json
+from emberfleet.core.errors import ConversionError
+
+if TYPE_CHECKING:
+    from emberfleet.train.trained import TrainedModel
 
 
 class Target(Enum):
@@ -35,6 +39,11 @@ def convert(
     from emberfleet.train.trained import TrainedModel
 
     model = TrainedModel.load(trained)
+    if to is not Target.TFLITE_FLOAT and not model.quantized:
+        raise ConversionError(
+            f"{trained} was trained in floating point only: train it with --quantize-epochs 1 or more, or "
+            "write it with --to tflite-float"
+        )
     if to is Target.EMBER:
         from emberfleet.converters.bundle import build_bundle
 
@@ -51,13 +60,11 @@ def convert(
         typer.echo(f"{out}: {len(data)} bytes" + (f", signed by {signed_by}" if signed_by else ""))
 
 
-def _tflite(model: object, to: Target) -> bytes:
+def _tflite(model: TrainedModel, to: Target) -> bytes:
     from emberfleet.converters.tflite.float_writer import write_tflite_float
     from emberfleet.converters.tflite.int8_writer import write_tflite_int8
     from emberfleet.core.integer import quantize
-    from emberfleet.train.trained import TrainedModel
 
-    assert isinstance(model, TrainedModel)
     if to is Target.TFLITE:
         return write_tflite_int8(quantize(model.graph, model.tensors))
     return write_tflite_float(model.graph, model.tensors)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from emberfleet.core.arrays import Float32, UInt8
-from emberfleet.core.errors import ConfigError
+from emberfleet.core.errors import ConfigError, ShapeError
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.runtime.prediction import Prediction
 
@@ -141,13 +141,15 @@ class Runtime:
         Raises:
             ShapeError: not uint8 images of the model's size, or none.
         """
+        if not len(images):
+            raise ShapeError("no images to predict, expected at least one")
         size = 1 if len(images) == 1 else BATCH
         if size not in self._predictors:
             self._predictors[size] = self._make_predictor(size)
         predictor = self._predictors[size]
         pieces = [
             predictor.run(self.preprocessing.apply(images[start : start + size]))
-            for start in range(0, max(len(images), 1), size)
+            for start in range(0, len(images), size)
         ]
         return np.concatenate(pieces)
 
@@ -206,6 +208,12 @@ class Runtime:
         """Run these weights from now on, on this backend; the bundle stays as it was."""
         self._model, self._retrained = model, True
         self.classes, self.preprocessing = model.classes, model.preprocessing
+        self._predictors.clear()
+
+    def restore(self) -> None:
+        """Go back to the weights of the bundle: what was learnt since is forgotten."""
+        self._model, self._retrained = None, False
+        self.classes, self.preprocessing = self.bundle.manifest.labels, self.bundle.manifest.preprocessing
         self._predictors.clear()
 
     def _find_backend(self, name: str) -> str:

@@ -143,6 +143,15 @@ def test_an_image_reshaped_to_a_matrix_runs() -> None:
     np.testing.assert_array_equal(found, run_plain(network, q))
 
 
+def test_the_signature_names_both_ends() -> None:
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")
+    network = calibrated(bypass_network())
+    q = random_images(network, 1)
+    runner = interpreter.Interpreter(model_content=write_tflite_int8(network)).get_signature_runner()
+    found = runner(image=q)["scores"]
+    assert np.abs(found.astype(int) - run_plain(network, q)).max() <= 1
+
+
 def test_the_same_network_gives_the_same_bytes() -> None:
     assert write_tflite_int8(calibrated(bypass_network())) == write_tflite_int8(calibrated(bypass_network()))
 
