@@ -58,7 +58,7 @@ def test_batch_norm_relu_and_concat_cost_no_launch(backend: OpenCLBackend) -> No
     kinds = {launch.name for launch in predictor.program.launches}
     assert kinds <= {
         *("conv2d_forward_f32", "add_f32", "max_pool_forward_f32"),
-        *("global_average_pool_forward_f32", "fill_zero_f32"),
+        *("global_average_pool_forward_f32", "clear_halo_f32"),
     }
 
 

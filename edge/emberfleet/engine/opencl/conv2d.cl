@@ -78,17 +78,36 @@ KERNEL void conv2d_forward_f32(GLOBAL_IN x, GLOBAL_IN weight, GLOBAL_IN bias, GL
                             }
                     }
                 }
+            if (!(flags & (RELU | QUANTIZE))) {
+                #pragma unroll
+                for (int i = 0; i < MRY; i++)
+                    #pragma unroll
+                    for (int j = 0; j < MRX; j++)
+                        if (h + i >= h_start && w + j >= w_start) {
+                            #pragma unroll
+                            for (int v = 0; v < NV; v++) STORE(out + i * yv.z + j * yv.w + v * V) = acc[i][j][v];
+                        }
+                continue;
+            }
+            // Through memory, so that the epilogue is compiled once and not for each register.
+            vec results[MRY * MRX * NV];
             #pragma unroll
             for (int i = 0; i < MRY; i++)
                 #pragma unroll
                 for (int j = 0; j < MRX; j++)
                     #pragma unroll
-                    for (int v = 0; v < NV; v++) {
-                        vec value = acc[i][j][v];
-                        if (flags & RELU) value = MAX_OF(value, (vec)(0.0f));
-                        if (flags & QUANTIZE) value = fake_quantize(value, q);
-                        if (h + i >= h_start && w + j >= w_start) STORE(out + i * yv.z + j * yv.w + v * V) = value;
-                    }
+                    for (int v = 0; v < NV; v++) results[(i * MRX + j) * NV + v] = acc[i][j][v];
+            #pragma unroll 1
+            for (int pixel = 0; pixel < MRY * MRX; pixel++) {
+                const int i = pixel / MRX, j = pixel % MRX;
+                if (h + i < h_start || w + j < w_start) continue;
+                for (int v = 0; v < NV; v++) {
+                    vec value = results[pixel * NV + v];
+                    if (flags & RELU) value = MAX_OF(value, (vec)(0.0f));
+                    if (flags & QUANTIZE) value = fake_quantize(value, q);
+                    STORE(out + i * yv.z + j * yv.w + v * V) = value;
+                }
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 //   quantize   y = 8-bit rounding of x, with the minima and maxima of x per channel
 //   sum        sums of x per channel and part of the rows (the gradient of a bias)
 //   reshape    the same values in NHWC order under another shape
-//   fill       zeros, a stretch of the arena;  clear: zeros, one tensor
+//   fill       zeros, a stretch of the arena;  clear: zeros, one tensor;  clear_halo: zeros around images
 //
 // Versions (naive, one work-item per group; group: part of the rows). Exact but for sum: reduction N*H*W.
 
@@ -210,4 +210,20 @@ KERNEL void fill_zero_f32(GLOBAL_OUT y, const int offset, const int count, const
 {
     const int first = get_group_id(0) * stretch, end = MIN_OF(first + stretch, count);
     for (int i = first; i < end; i += V) STORE(y + offset + i) = (vec)(0.0f);
+}
+
+// The border of every image, channels included. border: rows above, pixels at the left, rows below, pixels
+// at the right.   stored: rows, pixels per row, channels, all as stored.   Group: image.
+KERNEL void clear_halo_f32(GLOBAL_OUT y, const int offset, const int4 border, const int4 stored)
+{
+    const int row_floats = stored.y * stored.z;
+    GLOBAL_OUT image = y + offset + get_group_id(0) * stored.x * row_floats;
+    for (int row = 0; row < stored.x; row++) {
+        GLOBAL_OUT line = image + row * row_floats;
+        const int whole = row < border.x || row >= stored.x - border.z;
+        const int left = whole ? row_floats : border.y * stored.z;
+        for (int i = 0; i < left; i += V) STORE(line + i) = (vec)(0.0f);
+        if (!whole)
+            for (int i = row_floats - border.w * stored.z; i < row_floats; i += V) STORE(line + i) = (vec)(0.0f);
+    }
 }

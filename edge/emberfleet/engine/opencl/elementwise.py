@@ -15,7 +15,7 @@ def copy(program: Program, x: View, y: View, accumulate: bool = False) -> None:
     size, parts = program.parts(x)
     aligned = _aligned(x, program) and _aligned(y, program)
     if not aligned:
-        y.images.has_gaps = True
+        y.images.leave_gaps()
     program.emit(
         "elementwise",
         "copy_f32" if aligned else "copy_channels_f32",
@@ -50,7 +50,7 @@ def relu_backward(program: Program, y: View, dy: View, dx: View, accumulate: boo
 def dropout(program: Program, x: View, y: View, node: Dropout, accumulate: bool = False) -> None:
     """Record ``y = mask * x / (1 - rate)``; the last argument, the mask's key, is set before each step."""
     size, parts = program.parts(x)
-    y.images.has_gaps = True
+    y.images.leave_gaps()
     program.emit(
         "elementwise",
         "dropout_f32",
@@ -109,7 +109,7 @@ def bias_gradient(program: Program, dy: View, target: tuple[int, int]) -> None:
 
 def reshape(program: Program, x: View, y: View, accumulate: bool = False) -> None:
     """Record the values of `x` in the shape of `y`."""
-    y.images.has_gaps = True
+    y.images.leave_gaps()
     program.emit(
         "elementwise",
         "reshape_f32",

@@ -61,6 +61,7 @@ class Images(Storage):
     """Padded."""
     halo: Padding = NO_HALO
     spread: tuple[int, int] = (1, 1)
+    halo_is_the_only_gap: bool = field(init=False)
     padded_row: int = field(init=False)
     padded_image: int = field(init=False)
 
@@ -71,7 +72,13 @@ class Images(Storage):
         self.padded_row = columns * self.channels
         self.padded_image = rows * self.padded_row
         self.floats = self.batch * self.padded_image
+        self.halo_is_the_only_gap = not self.has_gaps and self.spread == (1, 1)
         self.has_gaps = self.has_gaps or self.halo != NO_HALO or self.spread != (1, 1)
+
+    def leave_gaps(self) -> None:
+        """Note that a kernel writes this storage without its padded channels."""
+        self.has_gaps = True
+        self.halo_is_the_only_gap = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ def softmax_cross_entropy(
 
 def softmax(program: Program, logits: View, y: View, positions: int, classes: int) -> None:
     """Record the softmax of the logits at each position, into `y`."""
-    y.images.has_gaps = True
+    y.images.leave_gaps()
     program.emit(
         "loss", "softmax_forward_f32", (logits.batch,), ARENA, ARENA, logits, y, (positions, classes, 0, 0)
     )

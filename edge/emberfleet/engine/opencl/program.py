@@ -223,6 +223,13 @@ class Program:
         return lives
 
     def _clear(self, storage: Storage) -> Call:
+        """Zeros where nobody writes: the halo where that is all, else everywhere."""
+        if isinstance(storage, Images) and storage.halo_is_the_only_gap:
+            rows = storage.padded_image // storage.padded_row
+            stored = (rows, storage.padded_row // storage.channels, storage.channels, 0)
+            halo: tuple[Argument, ...] = (ARENA, (storage,), storage.halo, stored)
+            options = VectorWidth(self.vector)
+            return Call("elementwise", "clear_halo_f32", options, (storage.batch,), halo)
         groups = max(1, min(storage.floats // 4096, 2 * self.device.limits.compute_units))
         stretch = round_up(-(-storage.floats // groups), self.vector)
         arguments: tuple[Argument, ...] = (ARENA, (storage,), storage.floats, stretch)
