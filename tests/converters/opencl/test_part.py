@@ -9,6 +9,7 @@ from emberfleet.converters.opencl.part import (
     NETWORK_FILE,
     PLAN_FILE,
     WEIGHTS_FILE,
+    int8_kernel_sources,
     read_opencl_part,
     write_opencl_part,
 )
@@ -36,6 +37,11 @@ def test_the_plan_names_every_kernel_in_the_part() -> None:
     named = {f"opencl/kernels/{name}" for name in json.loads(parts[PLAN_FILE])["kernels"]}
     assert named == {name for name in parts if name.endswith(".cl")}
     assert "opencl/kernels/prelude.cl" in named
+    assert any(b"__kernel" in parts[name] for name in named)
+
+
+def test_no_kernel_of_training_travels_along() -> None:
+    assert not {"optimizer.cl", "loss.cl", "batch_norm.cl"} & set(int8_kernel_sources())
 
 
 @pytest.mark.parametrize("name", [PLAN_FILE, NETWORK_FILE, WEIGHTS_FILE, "opencl/kernels/prelude.cl"])
