@@ -13,6 +13,8 @@ from emberfleet.core.quantization import quantization_points
 from emberfleet.engine.backend import Trainer, TrainingSpec
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.opencl.backend import OpenCLBackend
+from emberfleet.engine.opencl.parameters import ParameterBlock
+from emberfleet.engine.opencl.program import download
 from emberfleet.engine.optimizers import Adadelta, Adagrad, Adam, AdamW, Optimizer, RmsProp, Sgd
 from tests.core.networks import bypass_network, random_tensors
 from tests.engine.networks import linear_network, random_batch, single_tensors
@@ -130,6 +132,17 @@ def test_training_goes_on_with_the_same_bits(backend: OpenCLBackend) -> None:
     found = second.tensors()
     for name, value in first.tensors().items():
         np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
+def test_padding_between_parameters_stays_zero(backend: OpenCLBackend, graph: Graph) -> None:
+    trainer = backend.trainer(graph, TrainingSpec(BATCH, Sgd(momentum=0.9)))
+    trainer.load(single_tensors(graph))
+    for step in range(2):
+        trainer.step(*batch_of(graph, step), 0.01)
+    block = ParameterBlock(graph.parameters, trainer.program.vector)
+    flat = download(backend.device, trainer.program.buffers["params"], block.floats)
+    np.testing.assert_array_equal(flat, block.pack(trainer.tensors()))
 
 
 @pytest.mark.parametrize("make", [wide_network, plain_network, bypass_network])

@@ -126,4 +126,7 @@ def clear(program: Program, y: View) -> None:
 
 
 def _aligned(x: View, program: Program) -> bool:
-    return x.vector == program.vector and x.first_channel % x.vector == 0
+    """Whether a tensor is made of whole vectors that hold nothing but it and padding."""
+    if x.vector != program.vector or x.first_channel % x.vector:
+        return False
+    return x.channels % x.vector == 0 or x.first_channel + x.channels == x.images.used_channels

@@ -59,6 +59,7 @@ class Images(Storage):
     width: int = 1
     channels: int = 1
     """Padded."""
+    used_channels: int = 1
     halo: Padding = NO_HALO
     spread: tuple[int, int] = (1, 1)
     halo_is_the_only_gap: bool = field(init=False)

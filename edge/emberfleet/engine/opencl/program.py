@@ -106,7 +106,15 @@ class Program:
         vector = self.vector if padded else 1
         stored = round_up(channels, vector)
         images = Images(
-            self._unique(name), 0, -1, stored != channels, self.batch, height, width, stored, halo, spread
+            self._unique(name),
+            0,
+            batch=self.batch,
+            height=height,
+            width=width,
+            channels=stored,
+            used_channels=channels,
+            halo=halo,
+            spread=spread,
         )
         return View(images, 0, channels, vector)
 
