@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long one example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("emberfleet", deadline=None)
+settings.load_profile("emberfleet")
 
 
 @pytest.fixture(scope="session")

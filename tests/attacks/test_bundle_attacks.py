@@ -248,6 +248,9 @@ CASES = {
         lambda: patched(SECOND + 42, struct.pack("<I", struct.unpack_from("<I", GOOD, SECOND + 42)[0] + 1)),
     ),
     "bytes before the directory": Case(FormatError, "bytes between", lambda: inserted(DIRECTORY, b"hidden")),
+    "bytes behind the directory": Case(
+        FormatError, "does not hold as many files", lambda: inserted(END, b"hidden behind the directory")
+    ),
     "a wrong checksum": Case(FormatError, "does not match its checksum", lambda: patched(80, b"\x00")),
     "duplicate names": Case(FormatError, "'graph.json' stands twice", two_of_one_name),
     "a name that is not ASCII": Case(

@@ -164,6 +164,17 @@ def test_a_manifest_made_here_is_held_to_the_same_rules() -> None:
         replace(GOOD, metrics={"accuracy": float("nan")})
 
 
+@pytest.mark.parametrize(("size_bytes", "sha256"), [(-1, DIGEST), (True, DIGEST), (1, "AB" * 32), (1, "")])
+def test_a_part_made_here_is_held_to_the_same_rules(size_bytes: int, sha256: str) -> None:
+    with pytest.raises(FormatError, match="manifest: "):
+        PartInfo(size_bytes, sha256)
+
+
+def test_a_contract_of_an_unknown_dtype_is_refused() -> None:
+    with pytest.raises(FormatError, match="dtype is 'float16', expected one of float32"):
+        TensorContract("float16", (3,))
+
+
 def test_a_manifest_over_its_limit_is_refused_unparsed() -> None:
     with pytest.raises(FormatError, match=f"expected at most {MAX_MANIFEST_BYTES}"):
         Manifest.decode(b" " * (MAX_MANIFEST_BYTES + 1))

@@ -215,6 +215,17 @@ def test_text_that_is_not_a_public_key_is_refused(text: str) -> None:
         VerifyKey.from_text(text)
 
 
+def test_a_seed_of_another_length_is_refused() -> None:
+    with pytest.raises(FormatError, match="31 bytes, expected 32"):
+        SigningKey(bytes(31))
+
+
+def test_a_key_equals_its_like_alone() -> None:
+    assert KEY.verify_key == VerifyKey(PUBLIC)
+    assert KEY.verify_key != OTHER.verify_key
+    assert KEY.verify_key != PUBLIC
+
+
 def test_generated_keys_differ_and_their_ids_too() -> None:
     keys = {SigningKey.generate().verify_key for _ in range(10)}
     assert len(keys) == len({key.key_id for key in keys}) == 10

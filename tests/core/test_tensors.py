@@ -16,6 +16,7 @@ from emberfleet.core.arrays import Array
 from emberfleet.core.errors import FormatError
 from emberfleet.core.tensors import (
     DTYPES,
+    MAX_HEADER_BYTES,
     decode_tensors,
     decode_tensors_and_metadata,
     encode_tensors,
@@ -97,6 +98,11 @@ def test_a_dtype_without_a_code_is_refused(dtype: Any) -> None:
 def test_a_name_the_format_cannot_hold_is_refused(name: str) -> None:
     with pytest.raises(FormatError):
         encode_tensors({name: np.zeros(1, np.float32)})
+
+
+def test_metadata_that_no_reader_would_accept_is_not_written() -> None:
+    with pytest.raises(FormatError, match=f"expected at most {MAX_HEADER_BYTES}"):
+        encode_tensors({}, {"a": "x" * MAX_HEADER_BYTES})
 
 
 def test_a_limit_in_bytes_is_kept() -> None:

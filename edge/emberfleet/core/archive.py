@@ -45,8 +45,9 @@ def write_archive(entries: Mapping[str, bytes]) -> bytes:
     offset = 0
     for name, data in entries.items():
         label = name.encode("ascii")
-        local = _local_header(label, zlib.crc32(data), len(data))
-        directory.append(_central_header(label, zlib.crc32(data), len(data), offset))
+        crc = zlib.crc32(data)
+        local = _local_header(label, crc, len(data))
+        directory.append(_central_header(label, crc, len(data), offset))
         pieces += (local, data)
         offset += len(local) + len(data)
     central = b"".join(directory)
