@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from emberfleet.core.errors import QuantError, ShapeError
-from emberfleet.core.graph import Graph
+from emberfleet.core.graph import Conv2D, Graph, Input, Reshape
+from emberfleet.core.quantization import QuantParams, quantization_points
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.opencl.backend import OpenCLBackend
 from emberfleet.engine.opencl.predictor import OpenCLPredictor
@@ -37,6 +38,28 @@ def test_predictions_rounded_to_8_bits_are_within_a_step(backend: OpenCLBackend,
     # Values on the edge between two codes may fall to either side and move a few results by a step.
     assert np.abs(found - expected).max() <= 1.01 * step
     assert np.mean(np.abs(found - expected) < 1e-5) > 0.9
+
+
+def test_rounding_has_the_bits_of_the_rule(backend: OpenCLBackend) -> None:
+    graph = Graph(
+        (
+            Input("image", (), (1, 1, 4)),
+            Conv2D("same", ("image",), 4, bias=False),
+            Reshape("flat", ("same",), (4,)),
+        )
+    )
+    tensors = {
+        "same/weight": np.eye(4, dtype=np.float32).reshape(4, 1, 1, 4),
+        "image/range": np.array([-1.7, 2.3], np.float32),
+        quantization_points(graph)["same"]: np.array([-0.9, 1.1], np.float32),
+    }
+    steps = QuantParams.from_range(-1.7, 2.3).scale * (np.arange(-300, 300, dtype=np.float32) + 0.5)
+    values = np.random.default_rng(0).normal(size=3400).astype(np.float32)
+    x = np.concatenate([steps, values]).reshape(-1, 1, 1, 4)
+    found = backend.predictor(graph, tensors, 64, fake_quantize=True).run(x)
+    expected = NumpyBackend().predictor(graph, tensors, 64, fake_quantize=True).run(x)
+    np.testing.assert_array_equal(found, expected)
+    assert 100 < len(np.unique(found)) <= 256
 
 
 def test_no_images_give_no_results(backend: OpenCLBackend) -> None:

@@ -259,13 +259,21 @@ def _platforms(cl: Any) -> list[Any]:
         return []
 
 
+def _devices(cl: Any, platform: Any) -> list[Any]:
+    """Devices of a platform: a driver without its hardware says so by an error."""
+    try:
+        return list(platform.get_devices())
+    except cl.Error:
+        return []
+
+
 def _choose(platforms: list[Any], wanted: str | None) -> Any:
     import pyopencl as cl
 
     names = [str(p.name).strip() for p in platforms]
     if wanted is not None:
         platforms = [p for p in platforms if wanted.lower() in str(p.name).lower()]
-    devices = [d for p in platforms for d in p.get_devices()]
+    devices = [device for found in platforms for device in _devices(cl, found)]
     if not devices:
         here = f"platforms here: {', '.join(names)}" if names else "there is no OpenCL platform here"
         asked = f" with '{wanted}' in its name" if wanted else ""
