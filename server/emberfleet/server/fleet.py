@@ -97,8 +97,7 @@ class Fleet:
             database=self.database,
             folder=folder,
             registry=self.registry,
-            publisher=config.publisher
-            or republish_with(SigningKey.load(folder.bundle_key), self.bundle_keys),
+            publisher=config.publisher or republish_with(bundle_key, self.bundle_keys),
             key=self.server_key,
             plan=config.plan or settings.plan,
             clock=config.clock,
@@ -142,6 +141,7 @@ def init_server(
         SignatureError: The bundle is signed by none of these keys.
     """
     folder = ServerFolder(path)
+    folder.check_free()
     own = bundle_key or SigningKey.generate()
     others = tuple(key for key in trusted if key != own.verify_key)
     keys = (own.verify_key.raw, *(key.raw for key in others))

@@ -134,8 +134,10 @@ class Coordinator:
                     log.error("round failed: %s", error)
                     self._fail(str(error))
                     await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
+                # Not wait_for: in Python 3.11 it loses a cancellation that meets the event.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), TICK_S)
+                    async with asyncio.timeout(TICK_S):
+                        await self._wake.wait()
         finally:
             if self._running is not None:
                 self._fail("the server was stopped")

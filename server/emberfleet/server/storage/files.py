@@ -31,14 +31,18 @@ class ServerFolder:
         self.database = self.root / "fleet.db"
         self._velocity = self.root / "velocity.safetensors"
 
+    def check_free(self) -> None:
+        """Raise `StorageError` where the folder holds a server already."""
+        if self.settings.exists():
+            raise StorageError(f"{self.root} holds a server already; choose another folder")
+
     def make(self) -> None:
         """Make the folder, private to its owner.
 
         Raises:
             StorageError: It holds a server already, or cannot be made.
         """
-        if self.settings.exists():
-            raise StorageError(f"{self.root} holds a server already; choose another folder")
+        self.check_free()
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name in ("models", "rounds"):

@@ -1,0 +1,186 @@
+"""The coordinator: what is resent counts once, and what a stopped server left is written down."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emberfleet.core.messages import (
+    SEAL_INFO,
+    Reason,
+    RefusedError,
+    RoundOffer,
+    UpdateHeader,
+    Upload,
+    WorkReply,
+)
+from emberfleet.core.sealing import seal
+from emberfleet.core.signing import SigningKey
+from emberfleet.server.fleet import Fleet, ServerConfig, init_server
+from emberfleet.server.registry.publisher import OpenedModel
+from emberfleet.server.rounds.coordinator import Coordinator
+from emberfleet.server.rounds.plan import RoundPlan
+from tests.fleet import make_bundle, open_bundle, small_model
+
+PLAN = RoundPlan(cohort=2, minimum=2, lease_s=0)
+DEVICES = ("a" * 32, "b" * 32)
+Scenario = Callable[[Coordinator], Awaitable[None]]
+
+
+def make_fleet(folder: Path, publisher: object = None) -> Fleet:
+    key = SigningKey.generate()
+
+    def opener(data: bytes) -> OpenedModel:
+        return open_bundle(data, (key.verify_key,))
+
+    def publish(current: bytes, tensors: object, version: int) -> bytes:
+        return make_bundle(tensors, version, key)  # type: ignore[arg-type]
+
+    init_server(folder, make_bundle(small_model(), 1, key), plan=PLAN, bundle_key=key, opener=opener)
+    return Fleet(ServerConfig(folder, publisher or publish, rounds=1, opener=opener))  # type: ignore[arg-type]
+
+
+def play(fleet: Fleet, scenario: Scenario) -> None:
+    """Run a coordinator while a scenario lasts."""
+
+    async def both() -> None:
+        fleet.coordinator.prepare()
+        rounds = asyncio.create_task(fleet.coordinator.run())
+        try:
+            await asyncio.wait_for(scenario(fleet.coordinator), 20)
+        finally:
+            rounds.cancel()
+            await asyncio.gather(rounds, return_exceptions=True)
+
+    try:
+        asyncio.run(both())
+    finally:
+        fleet.close()
+
+
+async def ask(coordinator: Coordinator, device: str, wait_s: float) -> WorkReply:
+    never = asyncio.get_running_loop().create_future()
+    return await coordinator.wait_for_work(device, 1, wait_s, never)
+
+
+async def offers(coordinator: Coordinator, key: bytes) -> list[RoundOffer]:
+    replies = await asyncio.gather(*(ask(coordinator, device, 10) for device in DEVICES))
+    assert all(reply.offer for reply in replies)
+    return [RoundOffer.open(reply.offer or b"", key) for reply in replies]
+
+
+def body_of(offer: RoundOffer, value: int = 0, samples: int = 1) -> bytes:
+    header = UpdateHeader(offer.round_id, offer.model.version, offer.device_id, samples).encode()
+    payload = np.full(offer.update.size, value, offer.update.wire_type).tobytes()
+    return Upload.join(header, seal(offer.round_key, payload, SEAL_INFO, header))
+
+
+async def until_model(coordinator: Coordinator, version: int) -> None:
+    while coordinator.model.version != version:
+        await asyncio.sleep(0.01)
+
+
+def test_an_update_sent_again_gives_the_same_receipt_and_counts_once(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path / "server")
+
+    async def scenario(coordinator: Coordinator) -> None:
+        first, second = await offers(coordinator, fleet.server_key.verify_key.raw)
+        body = body_of(first, 32767, samples=3)
+        receipt = coordinator.accept_upload(first.round_id, DEVICES[0], body)
+        assert coordinator.accept_upload(first.round_id, DEVICES[0], body) == receipt
+        with pytest.raises(RefusedError) as caught:
+            coordinator.accept_upload(first.round_id, DEVICES[0], body_of(first, 32767))
+        assert caught.value.reason is Reason.ALREADY_ACCEPTED
+        stored = list((tmp_path / "server" / "rounds").rglob("*.update"))
+        assert [path.read_bytes() for path in stored] == [body]
+        coordinator.accept_upload(second.round_id, DEVICES[1], body_of(second, 0, samples=1))
+        await until_model(coordinator, 2)
+        assert not list((tmp_path / "server" / "rounds").iterdir())
+        _, path = fleet.registry.path(2) or (None, Path())
+        assert path.exists()
+        np.testing.assert_allclose(
+            fleet.registry.load(coordinator.model)[1].tensors["conv/bias"], 0.25 * 3 / 4
+        )
+
+    play(fleet, scenario)
+
+
+def test_a_refused_update_leaves_the_device_free_to_send_a_good_one(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path / "server")
+
+    async def scenario(coordinator: Coordinator) -> None:
+        first, _ = await offers(coordinator, fleet.server_key.verify_key.raw)
+        wrong = body_of(replace(first, model=replace(first.model, version=9)))
+        with pytest.raises(RefusedError):
+            coordinator.accept_upload(first.round_id, DEVICES[0], wrong)
+        assert coordinator.accept_upload(first.round_id, DEVICES[0], body_of(first)).accepted == 1
+
+    play(fleet, scenario)
+
+
+def test_a_publisher_that_fails_fails_the_round_and_not_the_server(tmp_path: Path) -> None:
+    def broken(current: bytes, tensors: object, version: int) -> bytes:
+        raise ValueError("no converter")
+
+    fleet = make_fleet(tmp_path / "server", broken)
+
+    async def scenario(coordinator: Coordinator) -> None:
+        for offer in await offers(coordinator, fleet.server_key.verify_key.raw):
+            coordinator.accept_upload(offer.round_id, offer.device_id, body_of(offer))
+        while not any(row.phase == "failed" for row in fleet.database.rounds()):
+            await asyncio.sleep(0.01)
+        assert "no converter" in fleet.database.rounds()[0].failure
+        assert coordinator.model.version == 1
+
+    play(fleet, scenario)
+
+
+def test_a_round_that_a_stopped_server_left_is_written_down_as_failed(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path / "server")
+
+    async def scenario(coordinator: Coordinator) -> None:
+        await offers(coordinator, fleet.server_key.verify_key.raw)
+
+    play(fleet, scenario)
+    again = Fleet(ServerConfig(tmp_path / "server", lambda *_: b"", opener=fleet.registry._opener))
+
+    async def look(coordinator: Coordinator) -> None:
+        await asyncio.sleep(0.1)
+        phases = [row.phase for row in again.database.rounds()]
+        assert phases == ["failed", "open"]
+        assert len(list((tmp_path / "server" / "rounds").iterdir())) == 1
+
+    play(again, look)
+
+
+def test_a_device_that_hangs_up_no_longer_counts_as_there(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path / "server")
+
+    async def scenario(coordinator: Coordinator) -> None:
+        gone = asyncio.get_running_loop().create_future()
+        waiting = asyncio.create_task(coordinator.wait_for_work(DEVICES[0], 1, 10, gone))
+        await asyncio.sleep(0.05)
+        assert coordinator.present == 1
+        gone.set_result(None)
+        await waiting
+        assert coordinator.present == 0
+
+    play(fleet, scenario)
+
+
+def test_a_device_that_waits_is_answered_in_time(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path / "server")
+
+    async def scenario(coordinator: Coordinator) -> None:
+        begin = time.monotonic()
+        reply = await ask(coordinator, DEVICES[0], 0.3)
+        assert reply.offer is None
+        assert 0.25 <= time.monotonic() - begin < 3
+
+    play(fleet, scenario)
