@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from emberfleet.cli import convert, device, doctor, inspect, retrain, run, server, train
+from emberfleet.cli import bench, convert, device, doctor, inspect, retrain, run, server, train
 from emberfleet.cli.errors import CommandGroup
 
 app = typer.Typer(
@@ -48,4 +48,5 @@ app.command("run")(run.run)
 app.command("retrain")(retrain.retrain)
 app.add_typer(server.app)
 app.add_typer(device.app)
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
