@@ -224,7 +224,7 @@ def enrol_device(address: str, token: str, folder: Path, name: str) -> Identity:
         EnrolmentError: The server is not the one the token was made for.
     """
     key = key_of(folder)
-    client = ServerClient(address, key, device_id_of(key.verify_key.raw))
+    client = ServerClient(address, key, device_id_of(key.verify_key.raw), Backoff(attempts=3))
     try:
         identity = accept_reply(client.address, name, token, key, client.enrol(token, name))
     finally:
