@@ -5,9 +5,9 @@ busy for a second spoils whatever runs in that second. So every piece of work li
 own, prepared and warm, and takes its turn: one short sample of each, again and again. A sample is the
 median of its calls; what is reported is the median of the samples, with the smallest and the largest.
 
-The child reads a number of seconds per line and answers each with one line of JSON; at the end of
-its input it tells its facts. This module needs nothing but Python, so that a child may be another
-interpreter.
+The child reads a number of seconds per line (0: one call) and answers each with one line of JSON; at
+the end of its input it tells its facts. This module needs nothing but Python, so that a child may be
+another interpreter.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ def serve(prepare: Callable[[], Work]) -> None:
     sample_ms(work.call, WARM_UP_S, least=2)
     say({"prepare_s": _rounded(prepared - begin), "first_call_s": _rounded(first - prepared)})
     for line in sys.stdin:
-        say({"ms": sample_ms(work.call, float(line))})
+        seconds = float(line)
+        say({"ms": sample_ms(work.call, seconds, LEAST_CALLS if seconds else 1)})
     say({"peak_mib": peak_mib(), **work.facts()})
 
 

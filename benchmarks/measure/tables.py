@@ -1,0 +1,53 @@
+"""The measurements as tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+SPREAD = ("low", "high")
+
+
+def show(console: Console, name: str, found: Mapping[str, Any]) -> None:
+    """Write one subject: its rows as a table, and beside them its single figures."""
+    console.print(f"[bold]{escape(name)}[/]")
+    for key, value in found.items():
+        if isinstance(value, dict):
+            console.print(f"  {escape(key)}: {escape(_join(value))}", soft_wrap=True)
+        elif key != "rows" and value != "":
+            console.print(f"  {escape(key)}: {escape(_text(value))}", soft_wrap=True)
+    rows = [_flat(row) for row in found.get("rows", ())]
+    if not rows:
+        return
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for key in names:
+        numeric = any(isinstance(row.get(key), int | float) for row in rows)
+        table.add_column(key.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_text(row.get(key, ""))) for key in names))
+    console.print(table)
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A timing becomes its median and its spread; the losses are in summary.json alone."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if key == "ms":
+            flat |= {"ms": value["median"], **{name: value[name] for name in SPREAD}}
+        elif not key.endswith("_loss") and key not in ("torch", "parameters"):
+            flat[key] = value
+    return flat
+
+
+def _join(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {_text(value)}" for key, value in values.items())
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
