@@ -50,6 +50,7 @@ DATA = HERE.parent / "data" / "handwriting"
 DEADLY_ROUND = 3
 """In this round two devices lose their power in the middle of training."""
 DEATHS = 2
+LAST_FETCH_S = 60.0
 BACKENDS = ("numpy", "opencl", "litert")
 
 
@@ -72,9 +73,9 @@ SMALL = Scale(
 )
 
 ROUND_PLAN: dict[str, Any] = {
-    "bits": 8,
-    "server_momentum": 0.5,
-    "rate_decay": 0.93,
+    "bits": 16,
+    "server_momentum": 0.7,
+    "rate_decay": 0.924,
     "lease_s": 4.0,
     "pool_wait_s": 5.0,
     "deadline_s": 120.0,
@@ -198,7 +199,7 @@ class Demo:
         count = len(self.owners)
         plan = {
             **ROUND_PLAN, "cohort": self.scale.cohort, "minimum": self.scale.cohort // 2,
-            "pool": count, "seed": self.seed,
+            "pool": count - DEATHS, "seed": self.seed,
         }  # fmt: skip
         make_server(place, first, self.key.verify_key.text, plan)
         tokens = make_tokens(place, count)
@@ -207,7 +208,7 @@ class Demo:
             devices(self.owners, self.out / "devices", server.address, tokens, self.backend_name) as fleet,
         ):
             rows = self._watch(server, fleet)
-        return rows, [server.bundle(row["model_version"]) for row in rows]
+        return rows, [server.bundle(_version_after(row)) for row in rows]
 
     def _watch(self, server: RunningServer, fleet: Sequence[Device]) -> list[dict[str, Any]]:
         """Follow the rounds to the end; in round `DEADLY_ROUND`, kill two devices while they train."""
@@ -224,6 +225,7 @@ class Demo:
                 sizes = [path.stat().st_size for path in server.folder.glob("rounds/*/*.update")]
                 self.update_bytes = max(sizes, default=0)
             if len(over) >= self.scale.rounds:
+                _wait_for_model(alive, status["model"]["version"])
                 return over
             if running.get("round") == DEADLY_ROUND and deaths < DEATHS:
                 for device in [device for device in alive if device.training][: DEATHS - deaths]:
@@ -310,6 +312,21 @@ class _Bar(Observer):
 
     def on_epoch(self, record: EpochRecord) -> None:
         self._progress.update(self._task, completed=record.epoch, note=f"loss {record.loss:.3f}")
+
+
+def _wait_for_model(fleet: Sequence[Device], version: int) -> None:
+    """Wait until every device that is alive has fetched and verified the last model."""
+    end = time.monotonic() + LAST_FETCH_S
+    while late := [device.owner.name for device in fleet if not device.has_model(version)]:
+        if time.monotonic() > end:
+            raise RuntimeError(f"model {version} did not reach {', '.join(late)} in {LAST_FETCH_S:.0f} s")
+        time.sleep(0.1)
+
+
+def _version_after(row: dict[str, Any]) -> int:
+    """The model that is published when a round is over: a failed round leaves the one it began with."""
+    begun: int = row["model_version"]
+    return begun + 1 if row["phase"] == "done" else begun
 
 
 def _writers(data: Dataset) -> Int64:

@@ -123,6 +123,10 @@ class Device:
         """Whether it is training now."""
         return (self.folder / TRAINING_MARK).exists()
 
+    def has_model(self, version: int) -> bool:
+        """Whether it has fetched, verified and installed this model."""
+        return (self.folder / f"model-{version:06d}.ember").exists()
+
     def kill(self) -> None:
         """Take its power away: nothing in the process can react."""
         assert self.process.pid is not None
