@@ -32,7 +32,7 @@ class Setting:
     @property
     def samples(self) -> int:
         """Interleaved samples of each thing."""
-        return 2 if self.quick else 7
+        return 2 if self.quick else 5
 
     @property
     def seconds(self) -> float:

@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 SPREAD = ("low", "high")
+NOT_SHOWN = ("torch", "parameters", "first_loss", "last_loss", "prepare_s", "first_call_s")
+"""In summary.json alone."""
 
 
 def show(console: Console, name: str, found: Mapping[str, Any]) -> None:
@@ -35,12 +37,12 @@ def show(console: Console, name: str, found: Mapping[str, Any]) -> None:
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A timing becomes its median and its spread; the losses are in summary.json alone."""
+    """A timing becomes its median and its spread."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if key == "ms":
             flat |= {"ms": value["median"], **{name: value[name] for name in SPREAD}}
-        elif not key.endswith("_loss") and key not in ("torch", "parameters"):
+        elif key not in NOT_SHOWN:
             flat[key] = value
     return flat
 

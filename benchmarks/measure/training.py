@@ -14,7 +14,8 @@ from emberfleet.core.errors import DeviceError
 from emberfleet.runtime.measuring import MeasuredProcess, Result, interleave
 from emberfleet.runtime.workloads import TRAIN, TRAINING_BACKENDS, Workload
 
-TORCH = "torch channels_last"
+TORCH = "torch"
+"""channels_last, float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ CASES = (
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-    """A row for each case, number of threads and engine; `ratio` is torch's median by ours."""
+    """A row for each case, number of threads and engine; `ratio` is torch's time by ours."""
     rows: list[dict[str, Any]] = []
     for case in CASES[:1] if setting.quick else CASES:
         for threads in setting.threads:
@@ -84,4 +85,7 @@ def _check_same_network(case: Case, results: dict[str, Result]) -> None:
 def _ratio(peer: Result | None, ours: Result, name: str) -> dict[str, float]:
     if name == TORCH or peer is None or peer.timing is None or ours.timing is None:
         return {}
-    return {"ratio": round(peer.timing.median / ours.timing.median, 2)}
+    return {
+        "ratio": round(peer.timing.median / ours.timing.median, 2),
+        "cpu_ratio": round(peer.facts["cpu_ms"] / ours.facts["cpu_ms"], 2),
+    }

@@ -4,6 +4,7 @@ Two libraries that each bring a thread pool slow each other down in one process,
 busy for a second spoils whatever runs in that second. So every piece of work lives in a process of its
 own, prepared and warm, and takes its turn: one short sample of each, again and again. A sample is the
 median of its calls; what is reported is the median of the samples, with the smallest and the largest.
+Processor time, the mean of a sample's calls over all threads, says more than wall time while others work.
 
 The child reads a number of seconds per line (0: one call) and answers each with one line of JSON; at
 the end of its input it tells its facts. This module needs nothing but Python, so that a child may be
@@ -139,10 +140,19 @@ def serve(prepare: Callable[[], Work]) -> None:
         return
     first = time.perf_counter()
     sample_ms(work.call, WARM_UP_S, least=2)
+    calls = 0
+
+    def counted() -> None:
+        nonlocal calls
+        work.call()
+        calls += 1
+
     say({"prepare_s": _rounded(prepared - begin), "first_call_s": _rounded(first - prepared)})
     for line in sys.stdin:
         seconds = float(line)
-        say({"ms": sample_ms(work.call, seconds, LEAST_CALLS if seconds else 1)})
+        calls_before, begin_cpu = calls, time.process_time()
+        wall_ms = sample_ms(counted, seconds, LEAST_CALLS if seconds else 1)
+        say({"ms": wall_ms, "cpu_ms": 1e3 * (time.process_time() - begin_cpu) / (calls - calls_before)})
     say({"peak_mib": peak_mib(), **work.facts()})
 
 
@@ -176,6 +186,7 @@ class MeasuredProcess:
         self._facts: dict[str, Any] = {}
         self.skipped = ""
         self.samples: list[float] = []
+        self._cpu_samples: list[float] = []
 
     def wait_ready(self) -> bool:
         """Wait until it is warm; False where it cannot do its work here.
@@ -196,7 +207,9 @@ class MeasuredProcess:
             self._process.stdin.flush()
         except BrokenPipeError:
             self._read()
-        self.samples.append(float(self._read()["ms"]))
+        answer = self._read()
+        self.samples.append(float(answer["ms"]))
+        self._cpu_samples.append(float(answer["cpu_ms"]))
 
     def finish(self) -> Result:
         """End the child in order and take what it has to tell."""
@@ -204,7 +217,8 @@ class MeasuredProcess:
             return Result(None, skipped=self.skipped)
         assert self._process.stdin is not None
         self._process.stdin.close()
-        facts = {**self._facts, **self._read()}
+        cpu_ms = _rounded(statistics.median(self._cpu_samples))
+        facts = {"cpu_ms": cpu_ms, **self._facts, **self._read()}
         self._process.wait()
         return Result(Timing.of(self.samples), facts)
 
