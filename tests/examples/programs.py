@@ -24,7 +24,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def run_example(
-    program: str, *options: str | Path, timeout_s: float = 120, extra: Mapping[str, str] | None = None
+    program: str, *options: str | Path, timeout_s: float = 300, extra: Mapping[str, str] | None = None
 ) -> str:
     """What a program prints; a program that fails fails the test with what it said."""
     done = subprocess.run(

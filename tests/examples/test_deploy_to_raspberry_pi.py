@@ -46,7 +46,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package as a wheel, built here without a network."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "--wheel-dir", str(folder), str(ROOT)], check=True, timeout=120)
+    subprocess.run([*command, "--wheel-dir", str(folder), str(ROOT)], check=True, timeout=300)
     return next(folder.glob("*.whl"))
 
 
@@ -92,7 +92,7 @@ def pi(tmp_path: Path) -> dict[str, str]:
 def deploy(*words: str | Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", str(FOLDER / "deploy.sh"), *map(str, words)],
-        env=env, capture_output=True, text=True, timeout=180,
+        env=env, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def test_five_lines_of_shell_and_ten_of_python_do_what_they_say(workplace: Path)
         more = ["--epochs", "2", "--quantize-epochs", "1"] if words[0] == "train" else []
         done = subprocess.run(
             [sys.executable, "-m", "emberfleet.cli", *words, *more],
-            cwd=workplace, env=env, capture_output=True, text=True, timeout=120,
+            cwd=workplace, env=env, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         worse = words[0] == "retrain" and done.returncode == 1 and "not taken" in done.stdout
         assert done.returncode == 0 or worse, f"{line}\n{done.stdout}\n{done.stderr}"
@@ -63,7 +63,7 @@ def test_five_lines_of_shell_and_ten_of_python_do_what_they_say(workplace: Path)
     assert len([line for line in program.splitlines() if line]) == 10
     done = subprocess.run(
         [sys.executable, "-c", program.replace("PUBLIC KEY", public_key)],
-        cwd=workplace, env=env, capture_output=True, text=True, timeout=120,
+        cwd=workplace, env=env, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     answers, reason, accuracy = done.stdout.splitlines()
