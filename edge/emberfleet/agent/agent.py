@@ -24,7 +24,7 @@ from emberfleet.agent.rounds import (
     note_sent,
     seed_of,
 )
-from emberfleet.agent.samples import Samples, SampleStore
+from emberfleet.agent.samples import HELD_OUT_SHARE, Samples, SampleStore
 from emberfleet.core.codec import Scalar
 from emberfleet.core.errors import EmberError
 from emberfleet.core.messages import ModelInfo, Reason, RefusedError, RoundOffer
@@ -74,6 +74,7 @@ class Agent:
         client: ServerClient | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_model: Callable[[Path], None] | None = None,
+        held_out: float = HELD_OUT_SHARE,
     ) -> None:
         """Prepare an enrolled device.
 
@@ -84,10 +85,11 @@ class Agent:
             client: Talks to the server; made from the identity when not given.
             clock: Seconds, for deadlines on this device.
             on_model: Told of every new bundle.
+            held_out: Share of the samples that are kept from training, to judge a model by.
         """
         self.identity = Identity.load(folder)
         self.models = ModelStore(folder, check_bundle)
-        self.samples = SampleStore(folder / "samples")
+        self.samples = SampleStore(folder / "samples", held_out)
         self._retrain, self._clock, self._on_model = retrain, clock, on_model
         self._client = client or ServerClient.of(self.identity)
         self._last_sent = ""
