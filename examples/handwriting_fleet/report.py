@@ -16,6 +16,9 @@ from emberfleet.train.report.pictures import Picture, picture_grid
 from emberfleet.train.report.svg import Mark, Series, confusion_matrix, confusions, line_chart
 
 MOST_PICTURES = 48
+CURVE_LEAD = (
+    "Devices begin with large steps, which shake the base model, and take smaller ones from round to round."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ def render(summary: Mapping[str, Any], story: Story) -> str:
         lead,
         figures,
         [
-            Section("Round by round", [_curve(rows, base, central)]),
+            Section("Round by round", [_curve(rows, base, central)], CURVE_LEAD),
             Section("Read now, misread before", [_better(story)], _better_lead(story)),
             Section("Which digit for which", [_confusion(story)]),
             Section("The same model everywhere", [_backends(summary)], _agreement(summary)),
@@ -138,6 +141,7 @@ def _rounds(rows: Sequence[Mapping[str, Any]]) -> Html:
 def _times(seconds: Mapping[str, float]) -> dict[str, object]:
     words = {
         "setup": "reading the data", "train": "training base and reference", "convert": "packing the bundle",
+        "compile": "compiling the kernels",
         "fleet": "the fleet's rounds", "total": "all, with measuring",
     }  # fmt: skip
     return {words[name]: _minutes(value) for name, value in seconds.items()}

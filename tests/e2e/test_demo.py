@@ -38,7 +38,7 @@ def test_the_summary_has_every_figure(summary: dict[str, Any]) -> None:
     shares = [summary[f"{name}_accuracy"] for name in ("base", "federated", "central", "float", "int8")]
     assert all(0.1 < share <= 1 for share in shares)
     assert set(summary["backends"]) == {"numpy", "opencl", "litert"}
-    assert set(summary["seconds"]) == {"setup", "train", "convert", "fleet", "total"}
+    assert set(summary["seconds"]) == {"setup", "train", "convert", "compile", "fleet", "total"}
     assert summary["tflite_bytes"] <= 120_000
     assert 0 < summary["update_bytes"] < summary["bundle_bytes"]
 
