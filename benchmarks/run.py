@@ -15,10 +15,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from rich.console import Console
+
 from benchmarks.measure import averaging, inference, packages, rounds, startup, training
 from benchmarks.measure.setting import PEER_VARIABLE, Setting, describe_machine
 from benchmarks.measure.tables import show
-from rich.console import Console
 
 SUBJECTS: Mapping[str, Callable[[Setting], dict[str, Any]]] = {
     "startup": startup.measure,

@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
-from benchmarks.measure.setting import ROOT, Setting
 
+from benchmarks.measure.setting import ROOT, Setting
 from emberfleet.core.arrays import Array
 from emberfleet.core.updates import TensorPlan, UpdatePlan, read_update
 from emberfleet.runtime.measuring import MeasuredProcess, interleave, serve

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.measure.setting import Setting
-
 from emberfleet.runtime.workloads import INFER, INFERENCE_BACKENDS, Workload, time_workloads
 
 BATCHES = (1, 64)

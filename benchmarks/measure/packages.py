@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from typing import Any
 
 from benchmarks.measure.setting import ROOT, Setting
-
 from emberfleet.converters.bundle import build_bundle, model_of, network_of
 from emberfleet.core.bundle import TFLITE_PART, Bundle, encode_bundle
 from emberfleet.core.messages import SEAL_INFO, UpdateHeader, Upload

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.measure.setting import ROOT, Setting
 
+from benchmarks.measure.setting import ROOT, Setting
 from emberfleet.agent.agent import Agent
 from emberfleet.agent.client import enrol_device
 from emberfleet.agent.retraining import check_with, retrain_with

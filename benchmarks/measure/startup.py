@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure.setting import Setting
-
 from emberfleet.runtime.workloads import TRAIN, Workload
 
 IMPORTS = {

@@ -9,7 +9,6 @@ from typing import Any
 
 from benchmarks.measure.networks import MEDIUM, SMALL, SqueezeNetShape, build
 from benchmarks.measure.setting import PEER_VARIABLE, ROOT, Setting
-
 from emberfleet.core.errors import DeviceError
 from emberfleet.runtime.measuring import MeasuredProcess, Result, interleave
 from emberfleet.runtime.workloads import TRAIN, TRAINING_BACKENDS, Workload

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,43 +17,35 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-# Children inherit these: sixty processes on a few cores gain nothing from threads of their own.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("EMBERFLEET_THREADS", str(os.cpu_count() or 1))
+import numpy as np
+from fleet import Device, Owner, RunningServer, devices, make_server, make_tokens, serve
+from measure import Models, measure
+from report import render
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-import numpy as np  # noqa: E402
-from fleet import Device, Owner, RunningServer, devices, make_server, make_tokens, serve  # noqa: E402
-from report import Story, render  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn  # noqa: E402
+from emberfleet.converters.bundle import build_bundle
+from emberfleet.core.arrays import Int64
+from emberfleet.core.signing import SigningKey
+from emberfleet.engine.backend import Backend
+from emberfleet.engine.opencl.backend import OpenCLBackend
+from emberfleet.engine.selection import choose_backend
+from emberfleet.runtime.local_training import train_update
+from emberfleet.runtime.retraining import RetrainPlan
+from emberfleet.train.data.dataset import Dataset
+from emberfleet.train.data.names import load
+from emberfleet.train.history import EpochRecord
+from emberfleet.train.loop import Observer, TrainConfig
+from emberfleet.train.recipes import recipe_for
+from emberfleet.train.trained import TrainedModel
+from emberfleet.train.training import choice_for, train_model
 
-from emberfleet.converters.bundle import build_bundle  # noqa: E402
-from emberfleet.core.arrays import Int64  # noqa: E402
-from emberfleet.core.bundle import TFLITE_PART, Bundle  # noqa: E402
-from emberfleet.core.signing import SigningKey  # noqa: E402
-from emberfleet.engine.backend import Backend  # noqa: E402
-from emberfleet.engine.opencl.backend import OpenCLBackend  # noqa: E402
-from emberfleet.engine.selection import choose_backend  # noqa: E402
-from emberfleet.runtime.local_training import train_update  # noqa: E402
-from emberfleet.runtime.retraining import RetrainPlan  # noqa: E402
-from emberfleet.runtime.runtime import Runtime  # noqa: E402
-from emberfleet.train.data.dataset import Dataset  # noqa: E402
-from emberfleet.train.data.names import load  # noqa: E402
-from emberfleet.train.evaluation import Evaluation, evaluate  # noqa: E402
-from emberfleet.train.history import EpochRecord  # noqa: E402
-from emberfleet.train.loop import Observer, TrainConfig  # noqa: E402
-from emberfleet.train.recipes import recipe_for  # noqa: E402
-from emberfleet.train.trained import TrainedModel  # noqa: E402
-from emberfleet.train.training import choice_for, train_model  # noqa: E402
-
-DATA = HERE.parent / "data" / "handwriting"
+DATA = Path(__file__).resolve().parent.parent / "data" / "handwriting"
 DEADLY_ROUND = 3
 """In this round two devices lose their power in the middle of training."""
 DEATHS = 2
 LAST_FETCH_S = 60.0
-BACKENDS = ("numpy", "opencl", "litert")
+ROUND_FACTS = ("round", "cohort", "accepted", "dropped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +135,24 @@ class Demo:
             with self._timed("train"):
                 base, central = self._train(engine)
             with self._timed("convert"):
-                first = self._convert(base)
+                first, reference = self._convert(base, "base"), self._convert(central, "central")
             with self._timed("compile"):
                 self._compile(base, engine)
             with self._timed("fleet"):
-                rounds, versions = self._run_fleet(first)
-            summary, story = self._measure(engine, first, central, rounds, versions)
+                rows, published = self._run_fleet(first)
+            bar = self.progress.add_task("measuring", total=None, note="")
+            server_key = SigningKey.load(self.out / "server" / "bundle.key").verify_key
+            trusted = (self.key.verify_key, server_key)
+            figures, story = measure(Models(first, reference, published), trusted, self.test, engine.name)
+            self.progress.update(bar, total=1, completed=1)
         self.seconds["total"] = time.perf_counter() - begin
+        rounds = [
+            {**{name: row[name] for name in ROUND_FACTS}, "accuracy": accuracy, "seconds": row["seconds"]}
+            for row, accuracy in zip(rows, figures.pop("by_round"), strict=True)
+        ]
+        summary = {
+            **figures, "update_bytes": self.update_bytes, "devices": len(self.owners), "rounds": rounds,
+        }  # fmt: skip
         summary["seconds"] = {name: round(value, 2) for name, value in self.seconds.items()}
         (self.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
         (self.out / "report.html").write_text(render(summary, story), "utf-8")
@@ -193,10 +195,10 @@ class Demo:
         bar = _Bar(self.progress, words, epochs + self.scale.quantize_epochs)
         return train_model("small", choice_for(data), data, None, config, engine, [bar])
 
-    def _convert(self, base: TrainedModel) -> Path:
+    def _convert(self, model: TrainedModel, name: str) -> Path:
         """One signed file: weights, int8 .tflite, OpenCL part."""
-        path = self.out / "base.ember"
-        build_bundle(base, 1, self.key, path, name="handwriting")
+        path = self.out / f"{name}.ember"
+        build_bundle(model, 1, self.key, path, name=name)
         return path
 
     def _compile(self, base: TrainedModel, engine: Backend) -> None:
@@ -243,8 +245,7 @@ class Demo:
             note = f"model {status['model']['version']}, {status['present']} devices there"
             self.progress.update(bar, completed=len(over), note=note + (f", {deaths} lost" if deaths else ""))
             if not self.update_bytes:
-                sizes = [path.stat().st_size for path in server.folder.glob("rounds/*/*.update")]
-                self.update_bytes = max(sizes, default=0)
+                self.update_bytes = server.update_bytes()
             if len(over) >= self.scale.rounds:
                 _wait_for_model(alive, status["model"]["version"])
                 return over
@@ -256,66 +257,6 @@ class Demo:
             if dead:
                 raise RuntimeError(f"devices ended by themselves: {', '.join(dead)}")
             time.sleep(0.01 if running.get("round") == DEADLY_ROUND and deaths < DEATHS else 0.2)
-
-    def _measure(
-        self,
-        engine: Backend,
-        first: Path,
-        central: TrainedModel,
-        rows: Sequence[dict[str, Any]],
-        versions: Sequence[Path],
-    ) -> tuple[dict[str, Any], Story]:
-        """Every published model on the writers whom nobody trained on, in int8 as a device runs it."""
-        server_key = SigningKey.load(self.out / "server" / "bundle.key").verify_key
-        trusted = (self.key.verify_key, server_key)
-        reference = self.out / "central.ember"
-        build_bundle(central, 1, self.key, reference, name="central")
-        bar = self.progress.add_task("measuring", total=len(versions) + 2 + 4, note="")
-
-        def accuracy_of(path: Path) -> Evaluation:
-            self.progress.advance(bar)
-            return Runtime.open(path, trusted).evaluate(self.test)
-
-        base, reached = accuracy_of(first), accuracy_of(reference)
-        by_version = {path: accuracy_of(path) for path in dict.fromkeys(versions)}
-        final = versions[-1]
-        logits = {}
-        for name in BACKENDS:
-            logits[name] = Runtime.open(final, trusted, name).logits(self.test.images)
-            self.progress.advance(bar)
-        in_float = Runtime.open(final, trusted, engine.name, precision="float").evaluate(self.test)
-        self.progress.advance(bar)
-        answers = [values.argmax(-1) for values in logits.values()]
-        opened = Bundle.open(final, trusted)
-        table = [
-            {
-                "round": row["round"],
-                "cohort": row["cohort"],
-                "accepted": row["accepted"],
-                "dropped": row["dropped"],
-                "accuracy": by_version[path].accuracy,
-                "seconds": row["seconds"],
-            }
-            for row, path in zip(rows, versions, strict=True)
-        ]
-        figures = {
-            "base_accuracy": base.accuracy,
-            "federated_accuracy": by_version[final].accuracy,
-            "central_accuracy": reached.accuracy,
-            "float_accuracy": in_float.accuracy,
-            "int8_accuracy": evaluate(logits["numpy"], self.test.labels).accuracy,
-            "backends": {name: evaluate(z, self.test.labels).accuracy for name, z in logits.items()},
-            "agreement": float(np.mean([len(set(votes)) == 1 for votes in zip(*answers, strict=True)])),
-            "tflite_bytes": len(opened.part(TFLITE_PART)),
-            "bundle_bytes": final.stat().st_size,
-            "update_bytes": self.update_bytes,
-            "test_images": len(self.test),
-            "devices": len(self.owners),
-            "rounds": table,
-        }
-        before = Runtime.open(first, trusted).logits(self.test.images).argmax(-1)
-        story = Story(self.test, before, logits["litert"].argmax(-1), by_version[final].confusion)
-        return figures, story
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
@@ -357,8 +298,6 @@ def _writers(data: Dataset) -> Int64:
 
 def _empty(folder: Path) -> None:
     """Remove what an earlier run left, and only if an earlier run made the folder."""
-    import shutil
-
     ours = {"base.ember", "central.ember", "server", "server.log", "devices", "summary.json", "report.html"}
     strange = sorted(path.name for path in folder.iterdir() if path.name not in ours)
     if strange:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -48,6 +49,12 @@ class RunningServer:
     def bundle(self, version: int) -> Path:
         """The file of a published model."""
         return self.folder / "models" / f"{version:06d}.ember"
+
+    def update_bytes(self) -> int:
+        """The size of an update as a device sent it; 0 where none lies in the server's folder now."""
+        with contextlib.suppress(FileNotFoundError):
+            return max((path.stat().st_size for path in self.folder.glob("rounds/*/*.update")), default=0)
+        return 0
 
 
 def command(*arguments: str) -> list[str]:

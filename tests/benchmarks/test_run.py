@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.measure import networks, training
 
+from benchmarks.measure import networks, training
 from emberfleet.train.models import small_squeezenet
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -58,6 +58,12 @@ def test_running_statistics_stay_in_a_partial_scope_and_move_in_the_full_one() -
         assert np.array_equal(found[name], model.tensors[name]) is not moves
 
 
+def test_weights_that_overflow_in_the_last_step_are_divergence_too() -> None:
+    plan = RetrainPlan("full", epochs=1, batch=40, rate=1e308)
+    with np.errstate(all="ignore"), pytest.raises(ConfigError, match=r"no longer finite.*lower rate"):
+        learn(trained(), stripes(40, 3, 40), plan, NumpyBackend())
+
+
 def test_divergence_says_to_choose_a_lower_rate() -> None:
     with np.errstate(all="ignore"), pytest.raises(ConfigError, match="lower rate"):
         learn(trained(), stripes(40), RetrainPlan("full", rate=1e30, fake_quantize=False), NumpyBackend())

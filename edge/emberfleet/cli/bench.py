@@ -30,7 +30,11 @@ def bench(
     from emberfleet.runtime.workloads import INFER, INFERENCE_BACKENDS, TRAIN, TRAINING_BACKENDS, Workload
 
     keys = _checked(bundle, trust)
-    model = {"bundle": "" if bundle is None else str(bundle.resolve()), "trusted": keys, "threads": threads}
+    model: dict[str, Any] = {
+        "bundle": "" if bundle is None else str(bundle.resolve()),
+        "trusted": keys,
+        "threads": threads,
+    }
     groups = [
         [Workload(TRAIN, name, batch, fake_quantize=True, **model) for name in TRAINING_BACKENDS],
         [Workload(INFER, name, 1, **model) for name in INFERENCE_BACKENDS],

@@ -157,8 +157,11 @@ def learn(model: TrainedModel, samples: Dataset, plan: RetrainPlan, backend: Bac
             total += trainer.step(x, labels, schedule.rate(epoch * batches.steps_per_epoch + i))
         losses.append(total / batches.steps_per_epoch)
         if not math.isfinite(losses[-1]):
-            raise ConfigError(f"retraining: the loss is {losses[-1]}: choose a lower rate than {plan.rate:g}")
+            raise _diverged(f"the loss is {losses[-1]}", plan)
     found = trainer.tensors()
+    broken = sorted(name for name in scope.tensors if name in found and not np.isfinite(found[name]).all())
+    if broken:
+        raise _diverged(f"'{broken[0]}' is no longer finite", plan)
     changed = {name: found[name] for name in scope.tensors if name in found}
     kept = {name: np.array(value) for name, value in model.tensors.items()}
     return Learnt({**kept, **changed}, losses[0], losses[-1])
@@ -187,6 +190,10 @@ def split_samples(samples: Dataset, plan: RetrainPlan) -> tuple[Dataset, Dataset
 def without_softmax(graph: Graph) -> Graph:
     """The graph up to its logits."""
     return Graph(graph.nodes[:-1]) if isinstance(graph.output, Softmax) else graph
+
+
+def _diverged(what: str, plan: RetrainPlan) -> ConfigError:
+    return ConfigError(f"retraining: {what}, the training diverged: choose a lower rate than {plan.rate:g}")
 
 
 def measure_int8(model: TrainedModel, data: Dataset, backend: Backend) -> Evaluation:
