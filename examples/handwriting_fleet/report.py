@@ -111,7 +111,7 @@ def _confusion(story: Story) -> Html:
 
 def _backends(summary: Mapping[str, Any]) -> Html:
     rows = [(name, "8 bits", f"{value * 100:.2f} %") for name, value in summary["backends"].items()]
-    rows.append(("training backend", "float", f"{summary['float_accuracy'] * 100:.2f} %"))
+    rows.append(("the same weights", "float", f"{summary['float_accuracy'] * 100:.2f} %"))
     return table(["runs on", "precision", "accuracy"], rows, numbers_from=2)
 
 
@@ -148,4 +148,5 @@ def _times(seconds: Mapping[str, float]) -> dict[str, object]:
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {round(seconds % 60):02d} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes else f"{seconds:.1f} s"
