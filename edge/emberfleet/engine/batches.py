@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from emberfleet.core.arrays import Array, Int64
+from emberfleet.core.arrays import Array, Int8, Int64
 from emberfleet.core.errors import ShapeError
-from emberfleet.core.graph import Graph
+from emberfleet.core.graph import Graph, Shape
+
+
+def check_codes(shape: Shape, q: Int8) -> None:
+    """Raise `ShapeError` unless `q` is ``(n, H, W, C)`` int8 of the image shape given."""
+    if q.dtype != np.int8 or q.ndim != 4 or q.shape[1:] != shape:
+        raise ShapeError(f"images are {q.shape} {q.dtype}, expected (n, {', '.join(map(str, shape))}) int8")
 
 
 def check_images(graph: Graph, x: Array, batch: int | None = None) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from emberfleet.core.arrays import Float32, Int8, Int32, Int64, Real
-from emberfleet.core.errors import ShapeError
 from emberfleet.core.integer import (
     ADD_LEFT_SHIFT,
     IntegerAdd,
@@ -28,6 +27,7 @@ from emberfleet.core.integer import (
     output_limits,
 )
 from emberfleet.core.quantization import multiply_by_quantized_multiplier, requantize
+from emberfleet.engine.batches import check_codes
 from emberfleet.engine.numpy_backend.conv import Window, gather_rows
 from emberfleet.engine.numpy_backend.threads import Threads
 
@@ -69,11 +69,7 @@ class NumpyIntegerPredictor:
         Raises:
             ShapeError: `q` is not ``(n, H, W, C)`` int8.
         """
-        shape = self.network.input_tensor.shape
-        if q.dtype != np.int8 or q.ndim != 4 or q.shape[1:] != shape:
-            raise ShapeError(
-                f"images are {q.shape} {q.dtype}, expected (n, {', '.join(map(str, shape))}) int8"
-            )
+        check_codes(self.network.input_tensor.shape, q)
         out = np.empty((len(q), *self.network.output_tensor.shape), np.int8)
         with self._threads.bounded():
             for start in range(0, len(q), self.batch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from emberfleet.core.arrays import Array, Float32, Int8
-from emberfleet.core.errors import ShapeError
 from emberfleet.core.graph import Padding
 from emberfleet.core.integer import (
     IntegerAdd,
@@ -19,6 +18,7 @@ from emberfleet.core.integer import (
     IntegerReshape,
     output_limits,
 )
+from emberfleet.engine.batches import check_codes
 from emberfleet.engine.opencl import conv2d_s8
 from emberfleet.engine.opencl.conv2d_s8 import Dot
 from emberfleet.engine.opencl.device import OpenCLDevice
@@ -76,11 +76,7 @@ class OpenCLIntegerPredictor:
         Raises:
             ShapeError: `q` is not ``(n, H, W, C)`` int8.
         """
-        wanted = self.network.input_tensor.shape
-        if q.dtype != np.int8 or q.ndim != 4 or q.shape[1:] != wanted:
-            raise ShapeError(
-                f"images are {q.shape} {q.dtype}, expected (n, {', '.join(map(str, wanted))}) int8"
-            )
+        check_codes(self.network.input_tensor.shape, q)
         shape = self.network.output_tensor.shape
         out = np.empty((len(q), *shape), np.int8)
         for start in range(0, len(q), self.batch):
