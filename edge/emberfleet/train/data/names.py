@@ -56,7 +56,8 @@ def load(
     if name in ("folder", "zip"):
         return _load_photos(name, root, split, sides or (PHOTO_SIDE, PHOTO_SIDE), channels, labelling)
     if not root.exists():
-        raise DataError(f"{root} does not exist; `--root` names the folder of the files of {name}")
+        advice = "" if name == "handwriting" else ", or is made and filled by `--download`"
+        raise DataError(f"{root} does not exist; `--root` names the folder of the files of {name}{advice}")
     if name == "handwriting":
         dataset = load_handwriting(root, split)
     elif name == "cifar10":
