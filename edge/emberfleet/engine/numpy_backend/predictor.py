@@ -12,7 +12,7 @@ from emberfleet.core.graph import Graph
 from emberfleet.core.quantization import quantization_points
 from emberfleet.engine.batches import check_images
 from emberfleet.engine.numpy_backend.program import Program, compile_graph
-from emberfleet.engine.numpy_backend.steps import Run
+from emberfleet.engine.numpy_backend.step import Run
 from emberfleet.engine.numpy_backend.threads import Threads
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -28,7 +29,9 @@ from emberfleet.core.quantization import quantization_points
 from emberfleet.engine.memory import ArenaPlan
 from emberfleet.engine.numpy_backend import layout
 from emberfleet.engine.numpy_backend import steps as s
+from emberfleet.engine.numpy_backend.conv_step import ConvStep
 from emberfleet.engine.numpy_backend.ranges import Range, Rounding, open_all
+from emberfleet.engine.numpy_backend.step import Run, Site, Step
 from emberfleet.engine.numpy_backend.workspace import Slot, Workspace
 
 HANDLED = frozenset(
@@ -44,12 +47,12 @@ HANDLED = frozenset(
 class Program:
     """Steps in order, the rounding after each where training rounds, and the memory they share."""
 
-    steps: list[s.StepType]
+    steps: list[Step[Any]]
     roundings: dict[str, Rounding]
     ranges: dict[str, Range]
     slots: Mapping[str, Slot]
     dlogits: Slot | None
-    run: s.Run
+    run: Run
     arena: ArenaPlan
 
     def forward(self) -> None:
@@ -76,7 +79,7 @@ def compile_graph(
     graph: Graph,
     batch: int,
     dtype: DTypeLike,
-    run: s.Run,
+    run: Run,
     tensors: Mapping[str, Real],
     gradients: Mapping[str, Real] | None = None,
 ) -> Program:
@@ -98,12 +101,12 @@ def compile_graph(
     points = quantization_points(graph) if run.fake_quantize else {}
     ranges = {name: _range(graph, name, tensors) for name in points.values()}
     last = 2 * len(graph.nodes) + 2
-    made: list[s.StepType] = []
+    made: list[Step[Any]] = []
     roundings: dict[str, Rounding] = {}
     for index, node in enumerate(graph.nodes):
         if run.training and isinstance(node, Softmax):
             continue
-        site = s.Site(
+        site = Site(
             node=node,
             index=index,
             values=tuple(slots[name] for name in node.inputs),
@@ -147,13 +150,13 @@ def _range(graph: Graph, name: str, tensors: Mapping[str, Real]) -> Range:
     return Range(tensors[name], moves=name != quantization_points(graph)[graph.input.name])
 
 
-def _make_step(graph: Graph, site: s.Site, points: Mapping[str, str]) -> s.StepType:
+def _make_step(graph: Graph, site: Site, points: Mapping[str, str]) -> Step[Any]:
     node, training = site.node, site.run.training
     match node:
         case Input():
             return s.InputStep(node, site)
         case Conv2D():
-            return s.ConvStep(node, site)
+            return ConvStep(node, site)
         case BatchNorm():
             return s.BatchNormStep(node, site, layout.overwritable(graph, node.inputs[0], training))
         case Relu():

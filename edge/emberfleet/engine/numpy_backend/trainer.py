@@ -18,7 +18,7 @@ from emberfleet.engine.batches import check_images, check_labels, learning_names
 from emberfleet.engine.memory import ArenaPlan
 from emberfleet.engine.numpy_backend.loss import softmax_cross_entropy
 from emberfleet.engine.numpy_backend.program import compile_graph
-from emberfleet.engine.numpy_backend.steps import Run
+from emberfleet.engine.numpy_backend.step import Run
 from emberfleet.engine.numpy_backend.threads import Threads
 from emberfleet.engine.optimizers import decays
 
