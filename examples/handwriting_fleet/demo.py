@@ -70,7 +70,7 @@ ROUND_PLAN: dict[str, Any] = {
     "bits": 16,
     "server_momentum": 0.7,
     "rate_decay": 0.9075,
-    "lease_s": 4.0,
+    "lease_s": 6.0,
     "pool_wait_s": 5.0,
     "deadline_s": 120.0,
     "training.scope": "full",
