@@ -69,7 +69,8 @@ SMALL = Scale(
 ROUND_PLAN: dict[str, Any] = {
     "bits": 16,
     "server_momentum": 0.7,
-    "rate_decay": 0.93,
+    "rate_decay": 0.9,
+    "warmup_rounds": 5,
     "lease_s": 6.0,
     "pool_wait_s": 5.0,
     "deadline_s": 120.0,
@@ -77,7 +78,7 @@ ROUND_PLAN: dict[str, Any] = {
     "training.epochs": 5,
     "training.batch": 16,
     "training.optimizer": "sgd",
-    "training.rate": 0.02,
+    "training.rate": 0.04,
     "training.schedule": "constant",
     "training.shift": 1.5,
     "training.rotation_degrees": 8.0,

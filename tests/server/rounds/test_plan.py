@@ -40,6 +40,7 @@ def test_an_unknown_setting_is_refused() -> None:
         ("clip", 0.0),
         ("clip", float("nan")),
         ("rate_decay", 0.0),
+        ("warmup_rounds", -1),
         ("server_momentum", 1.0),
         ("tensors", ()),
     ],
@@ -68,6 +69,11 @@ def test_a_scope_of_the_bundle_gives_the_tensors_and_their_order() -> None:
 def test_large_tensors_may_change_by_more() -> None:
     plan = RoundPlan(clip=0.5, relative_clip=2.0).update_plan(MODEL, {})
     assert [tensor.clip for tensor in plan.tensors] == [6.5, 0.5]
+
+
+def test_the_rate_rises_in_equal_steps_before_it_falls() -> None:
+    plan = RoundPlan(training={"rate": 0.8}, warmup_rounds=3)
+    assert [plan.training_of(n)["rate"] for n in (1, 2, 3, 4, 5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8])
 
 
 def test_the_rate_decays_from_round_to_round() -> None:

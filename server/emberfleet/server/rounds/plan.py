@@ -35,6 +35,8 @@ class RoundPlan:
         relative_clip: See `clip`.
         training: Settings handed to the devices' retraining.
         rate_decay: Factor on ``training["rate"]`` from one round to the next.
+        warmup_rounds: Rounds over which that rate rises to its full height, in equal steps; a trained
+            model that many devices change at once is not thrown off by the first of them.
         server_rate: Share of the mean change that is applied.
         server_momentum: FedAvgM; 0 for plain averaging.
         seed: Of the draw and of the devices' training.
@@ -55,6 +57,7 @@ class RoundPlan:
     relative_clip: float = 1.0
     training: Mapping[str, Scalar] = field(default_factory=dict)
     rate_decay: float = 1.0
+    warmup_rounds: int = 0
     server_rate: float = 1.0
     server_momentum: float = 0.0
     seed: int = 0
@@ -75,6 +78,7 @@ class RoundPlan:
         check(0 < self.clip <= 1e6, "clip", "above 0")
         check(0 <= self.relative_clip <= 1e6, "relative_clip", "0 or more")
         check(0 < self.rate_decay <= 1, "rate_decay", "above 0 to 1")
+        check(0 <= self.warmup_rounds <= 100_000, "warmup_rounds", "0 to 100000")
         check(0 < self.server_rate <= 10, "server_rate", "above 0 to 10")
         check(0 <= self.server_momentum < 1, "server_momentum", "0 to below 1")
         check(0 <= self.seed < 1 << 53, "seed", "0 to 2**53")
@@ -95,8 +99,9 @@ class RoundPlan:
         if self.scope:
             settings.setdefault("scope", self.scope)
         rate = settings.get("rate")
-        if self.rate_decay != 1 and isinstance(rate, int | float):
-            settings["rate"] = rate * self.rate_decay ** (number - 1)
+        if isinstance(rate, int | float):
+            rise = min(1.0, number / (self.warmup_rounds + 1))
+            settings["rate"] = rate * rise * self.rate_decay ** (number - 1)
         return settings
 
     def update_plan(self, model: Tensors, scopes: Mapping[str, tuple[str, ...]]) -> UpdatePlan:
