@@ -17,7 +17,8 @@ from emberfleet.train.report.svg import Mark, Series, confusion_matrix, confusio
 
 MOST_PICTURES = 48
 CURVE_LEAD = (
-    "Devices begin with large steps, which shake the base model, and take smaller ones from round to round."
+    "The devices' steps grow over the first rounds and shrink from there on; large ones shake the model "
+    "before they pay."
 )
 
 
