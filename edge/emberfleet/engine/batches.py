@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 
 from emberfleet.core.arrays import Array, Int8, Int64
@@ -61,3 +63,22 @@ def learning_names(graph: Graph, trainable: frozenset[str] | None) -> tuple[str,
     if unknown:
         raise ShapeError(f"'{unknown[0]}' is to learn, but the graph has no parameter of this name")
     return tuple(name for name in graph.parameters if name in trainable)
+
+
+def check_ranges(names: Iterable[str], tensors: Mapping[str, Array]) -> None:
+    """Raise `ShapeError` unless every range named is there, as ``[min, max]``."""
+    for name in names:
+        if name not in tensors:
+            raise ShapeError(f"range '{name}' is missing, expected [min, max]: calibrate the model first")
+        if tuple(tensors[name].shape) != (2,):
+            raise ShapeError(f"range '{name}': shape is {tensors[name].shape}, expected (2,)")
+
+
+def check_optimizer_state(shapes: Mapping[str, Shape], state: Mapping[str, Array]) -> None:
+    """Raise `ShapeError` unless `state` holds its step and every slot in `shapes`, ``slot0/conv1/weight``."""
+    if "step" not in state or np.size(state["step"]) != 1:
+        raise ShapeError("optimizer state: 'step' is missing or not one number")
+    for name, shape in shapes.items():
+        if name not in state or tuple(state[name].shape) != shape:
+            found = tuple(state[name].shape) if name in state else "missing"
+            raise ShapeError(f"optimizer state '{name}': {found}, expected shape {shape}")

@@ -17,11 +17,11 @@ from emberfleet.core.arrays import Float32
 from emberfleet.core.errors import ConfigError, FormatError, StorageError
 from emberfleet.core.files import read_limited, write_atomically
 from emberfleet.core.tensors import decode_tensors, encode_tensors
+from emberfleet.train.documents import read_document
 from emberfleet.train.history import EpochRecord, history_from_json, history_to_json
 
 INDEX_FILE = "checkpoint.json"
 FORMAT = 1
-MAX_JSON_BYTES = 16 << 20
 MAX_TENSOR_BYTES = 4 << 30
 
 
@@ -98,12 +98,7 @@ def load_checkpoint(folder: Path, run: Mapping[str, Any]) -> TrainState | None:
     path = folder / INDEX_FILE
     if not path.exists():
         return None
-    try:
-        document = json.loads(read_limited(path, MAX_JSON_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not JSON: {error}") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise FormatError(f"{path}: expected a JSON object with format {FORMAT}")
+    document = read_document(path, FORMAT)
     _compare(path, document.get("run"), json.loads(json.dumps(dict(run))))
     arrays = _read_arrays(folder, document)
     score = document.get("best_score")

@@ -22,13 +22,13 @@ from emberfleet.core.graph import Graph
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.quantization import quantization_points
 from emberfleet.core.tensors import decode_tensors, encode_tensors
+from emberfleet.train.documents import MAX_JSON_BYTES, read_document
 from emberfleet.train.history import EpochRecord, history_from_json, history_to_json
 
 TENSORS_FILE = "model.safetensors"
 GRAPH_FILE = "graph.json"
 TRAIN_FILE = "train.json"
 FORMAT = 1
-MAX_JSON_BYTES = 16 << 20
 MAX_TENSOR_BYTES = 1 << 30
 
 
@@ -106,7 +106,7 @@ class TrainedModel:
             FormatError: a file is damaged, or the files are not of one run.
         """
         source = Path(folder)
-        document = _read_document(source / TRAIN_FILE)
+        document = read_document(source / TRAIN_FILE, FORMAT)
         tensors_file = _checked(source / TENSORS_FILE, document, MAX_TENSOR_BYTES)
         graph = Graph.from_json(_checked(source / GRAPH_FILE, document, MAX_JSON_BYTES))
         classes = document.get("classes")
@@ -129,16 +129,6 @@ class TrainedModel:
             )
         except ShapeError as error:
             raise FormatError(f"{source}: {error}") from error
-
-
-def _read_document(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(read_limited(path, MAX_JSON_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not JSON: {error}") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise FormatError(f"{path}: expected a JSON object with format {FORMAT}")
-    return document
 
 
 def _checked(path: Path, document: Mapping[str, Any], limit: int) -> bytes:

@@ -14,7 +14,13 @@ from emberfleet.core.errors import ShapeError
 from emberfleet.core.graph import Graph, Shape
 from emberfleet.core.quantization import quantization_points
 from emberfleet.engine.backend import TrainingSpec
-from emberfleet.engine.batches import check_images, check_labels, learning_names
+from emberfleet.engine.batches import (
+    check_images,
+    check_labels,
+    check_optimizer_state,
+    check_ranges,
+    learning_names,
+)
 from emberfleet.engine.memory import ArenaPlan
 from emberfleet.engine.numpy_backend.loss import softmax_cross_entropy
 from emberfleet.engine.numpy_backend.program import compile_graph
@@ -68,11 +74,7 @@ class NumpyTrainer:
     def load(self, tensors: Tensors) -> None:
         """See `engine.backend.Trainer.load`; ranges that this trainer does not use are kept for `tensors`."""
         self.graph.check(tensors)
-        for name in self._ranges:
-            if name not in tensors:
-                raise ShapeError(f"range '{name}' is missing, expected [min, max]: calibrate the model first")
-            if tuple(tensors[name].shape) != (2,):
-                raise ShapeError(f"range '{name}': shape is {tensors[name].shape}, expected (2,)")
+        check_ranges(self._ranges, tensors)
         for name, place in self._tensors.items():
             place[...] = tensors[name]
         self._extra = {
@@ -100,17 +102,12 @@ class NumpyTrainer:
         Raises:
             ShapeError: a slot is missing or has the wrong shape.
         """
-        if "step" not in state or np.size(state["step"]) != 1:
-            raise ShapeError("optimizer state: 'step' is missing or not one number")
         targets = {
             f"slot{index}/{name}": view
             for index, slot in enumerate(self._slots)
             for name, view in self._views(slot).items()
         }
-        for name, view in targets.items():
-            if name not in state or tuple(state[name].shape) != view.shape:
-                found = tuple(state[name].shape) if name in state else "missing"
-                raise ShapeError(f"optimizer state '{name}': {found}, expected shape {view.shape}")
+        check_optimizer_state({name: view.shape for name, view in targets.items()}, state)
         for name, view in targets.items():
             view[...] = state[name]
         self._run.done = int(np.asarray(state["step"]).reshape(-1)[0])

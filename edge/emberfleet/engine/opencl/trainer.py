@@ -12,7 +12,13 @@ from emberfleet.core.errors import ShapeError
 from emberfleet.core.graph import Conv2D, Graph, Softmax
 from emberfleet.core.quantization import QuantParams, quantization_points
 from emberfleet.engine.backend import TrainingSpec
-from emberfleet.engine.batches import check_images, check_labels, learning_names
+from emberfleet.engine.batches import (
+    check_images,
+    check_labels,
+    check_optimizer_state,
+    check_ranges,
+    learning_names,
+)
 from emberfleet.engine.dropout import mask_key
 from emberfleet.engine.memory import ArenaPlan
 from emberfleet.engine.opencl import conv2d, elementwise, loss, optimizer
@@ -57,11 +63,7 @@ class OpenCLTrainer:
     def load(self, tensors: Tensors) -> None:
         """See `engine.backend.Trainer.load`; ranges that this trainer does not use are kept for `tensors`."""
         self.graph.check(tensors)
-        for name in self._ranges:
-            if name not in tensors:
-                raise ShapeError(f"range '{name}' is missing, expected [min, max]: calibrate the model first")
-            if tuple(tensors[name].shape) != (2,):
-                raise ShapeError(f"range '{name}': shape is {tensors[name].shape}, expected (2,)")
+        check_ranges(self._ranges, tensors)
         self._upload("params", self._params.pack(tensors))
         self._upload("state", self._state.pack(tensors))
         self._ranges = {name: np.array(tensors[name], np.float32) for name in self._ranges}
@@ -95,13 +97,9 @@ class OpenCLTrainer:
         Raises:
             ShapeError: a slot is missing or has the wrong shape.
         """
-        if "step" not in state or np.size(state["step"]) != 1:
-            raise ShapeError("optimizer state: 'step' is missing or not one number")
-        for slot, name in optimizer.slot_names(self.spec.optimizer, self._learning):
-            key, shape = f"slot{slot}/{name}", self.graph.parameters[name]
-            if key not in state or tuple(state[key].shape) != shape:
-                found = tuple(state[key].shape) if key in state else "missing"
-                raise ShapeError(f"optimizer state '{key}': {found}, expected shape {shape}")
+        slots = optimizer.slot_names(self.spec.optimizer, self._learning)
+        shapes = {f"slot{slot}/{name}": self.graph.parameters[name] for slot, name in slots}
+        check_optimizer_state(shapes, state)
         size = self._params.floats
         for slot in range(self.spec.optimizer.slots):
             values = {
