@@ -30,6 +30,8 @@ from emberfleet.train.data.dataset import Dataset
 
 START_TIMEOUT_S = 60.0
 PRELOADED = ["__main__", "emberfleet.agent.retraining", "emberfleet.runtime.local_training"]
+FIRST_RUN = "first-run.json"
+"""What a device found when it first ran the model on its own samples."""
 TRAINING_MARK = "training-now"
 """A file that exists in a device's folder while that device trains."""
 
@@ -193,6 +195,7 @@ def live(
     from emberfleet.agent.agent import Agent
     from emberfleet.agent.client import enrol_device
     from emberfleet.agent.retraining import check_with, retrain_with
+    from emberfleet.runtime.runtime import Runtime
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     identity = enrol_device(address, token, folder, name)
@@ -206,7 +209,15 @@ def live(
         finally:
             mark.unlink(missing_ok=True)
 
+    def run_first(bundle: Path) -> None:
+        """Run the model that came with the enrolment on this device's own handwriting."""
+        if not (folder / FIRST_RUN).exists():
+            runtime = Runtime.open(bundle, identity.trusted, threads=1)
+            found = runtime.evaluate(Dataset(images, labels, runtime.classes))
+            facts = {"model": runtime.version, "backend": runtime.backend, "accuracy": found.accuracy}
+            (folder / FIRST_RUN).write_text(json.dumps(facts), "utf-8")
+
     # Other people's handwriting judges the models here, so a device may learn from all of its own.
-    agent = Agent(folder, retrain, check_with(identity.trusted), held_out=0.0)
+    agent = Agent(folder, retrain, check_with(identity.trusted), on_model=run_first, held_out=0.0)
     agent.samples.add(images, labels)
     agent.run_forever(threading.Event())

@@ -58,6 +58,12 @@ def test_two_devices_die_in_round_three_and_the_round_completes(summary: dict[st
     )
 
 
+def test_every_device_runs_the_model_it_enrolled_for(made: Path) -> None:
+    runs = [json.loads(path.read_text("utf-8")) for path in (made / "devices").glob("*/first-run.json")]
+    assert len(runs) == 6
+    assert all(run["model"] >= 1 and 0 < run["accuracy"] <= 1 for run in runs)
+
+
 def test_every_device_has_a_key_of_its_own_that_only_it_can_read(made: Path) -> None:
     keys = sorted((made / "devices").glob("*/device.key"))
     assert len(keys) == 6
