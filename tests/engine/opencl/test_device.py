@@ -18,7 +18,7 @@ def test_a_kernel_builds_and_runs_on_this_machine(
     import pyopencl as cl
 
     (tmp_path / "prelude.cl").write_text(device_module.read_source("prelude"))
-    (tmp_path / "double.cl").write_text("KERNEL void twice(GLOBAL_OUT x) { STORE(x) = LOAD(x) * 2.0f; }")
+    (tmp_path / "double.cl").write_text("KERNEL(twice)(GROUPS GLOBAL_OUT x) { STORE(x) = LOAD(x) * 2.0f; }")
     monkeypatch.setattr(device_module, "read_source", lambda name: (tmp_path / f"{name}.cl").read_text())
     x = np.arange(16, dtype=np.float32)
     buffer = device.allocate(x.nbytes, "a test")

@@ -23,7 +23,7 @@
 
 // size: H, W, rows (n and h together) per part, rows in all.
 #define FOR_EACH_ROW                                                                  \
-    const int first = get_group_id(1) * size.z, end = MIN_OF(first + size.z, size.w); \
+    const int first = GROUP(1) * size.z, end = MIN_OF(first + size.z, size.w); \
     for (int row = first; row < end; row++)
 #define ROW_OF(pointer, view) (pointer + view.x + (row / size.x) * view.y + (row % size.x) * view.z + c0)
 
@@ -36,10 +36,10 @@ static inline vec inverse_root(vec variance, float epsilon)
 }
 
 // partial[part][2][C] at pv.x, C = pv.y padded channels.
-KERNEL void batch_norm_statistics_f32(GLOBAL_IN x, GLOBAL_OUT partial, const int4 xv, const int4 size,
+KERNEL(batch_norm_statistics_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT partial, const int4 xv, const int4 size,
                                       const int4 pv)
 {
-    const int c0 = get_group_id(0) * (B * V);
+    const int c0 = GROUP(0) * (B * V);
     vec shift[B], sum[B], square[B];
     #pragma unroll
     EACH { shift[b] = LOAD(x + xv.x + c0 + b * V); sum[b] = (vec)(0.0f); square[b] = (vec)(0.0f); }
@@ -50,7 +50,7 @@ KERNEL void batch_norm_statistics_f32(GLOBAL_IN x, GLOBAL_OUT partial, const int
             EACH { const vec d = LOAD(a + b * V) - shift[b]; sum[b] += d; square[b] += d * d; }
         }
     }
-    GLOBAL_OUT out = partial + pv.x + get_group_id(1) * 2 * pv.y + c0;
+    GLOBAL_OUT out = partial + pv.x + GROUP(1) * 2 * pv.y + c0;
     #pragma unroll
     EACH { STORE(out + b * V) = sum[b]; STORE(out + pv.y + b * V) = square[b]; }
 }
@@ -61,12 +61,12 @@ KERNEL void batch_norm_statistics_f32(GLOBAL_IN x, GLOBAL_OUT partial, const int
 // av: offset of gamma, of beta, of the running mean, of the running variance.
 // moments: epsilon, momentum, 1 / M, M / (M - 1) (1 where M is 1).   range: offset of the partial
 // minima and maxima [part][2][C], place of the quantization in qp, flags.
-KERNEL void batch_norm_forward_f32(GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN partial, GLOBAL_OUT saved,
+KERNEL(batch_norm_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN partial, GLOBAL_OUT saved,
                                    GLOBAL_IN params, GLOBAL_OUT running, GLOBAL_IN qp, const int4 xv,
                                    const int4 yv, const int4 size, const int4 pv, const int4 av,
                                    const float4 moments, const int4 range)
 {
-    const int c0 = get_group_id(0) * (B * V), flags = range.z;
+    const int c0 = GROUP(0) * (B * V), flags = range.z;
     const float4 q = *(__global const float4 *)(qp + 4 * range.y);
     vec factor[B], offset[B], low[B], high[B];
     for (int b = 0; b < B; b++) {
@@ -82,7 +82,7 @@ KERNEL void batch_norm_forward_f32(GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN partial,
             variance = square * moments.z - sum * sum;
             variance = MAX_OF(variance, (vec)(0.0f));
             mean = sum + LOAD(x + xv.x + c);
-            if (get_group_id(1) == 0) {
+            if (GROUP(1) == 0) {
                 const float keep = moments.y;
                 STORE(running + av.z + c) = LOAD(running + av.z + c) * keep + mean * (1.0f - keep);
                 STORE(running + av.w + c) =
@@ -97,7 +97,7 @@ KERNEL void batch_norm_forward_f32(GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN partial,
         offset[b] = LOAD(params + av.y + c) - mean * factor[b];
         low[b] = (vec)(INFINITY);
         high[b] = (vec)(-INFINITY);
-        if (get_group_id(1) == 0) {
+        if (GROUP(1) == 0) {
             STORE(saved + pv.w + c) = mean;
             STORE(saved + pv.w + pv.y + c) = r;
             STORE(saved + pv.w + 2 * pv.y + c) = factor[b];
@@ -122,7 +122,7 @@ KERNEL void batch_norm_forward_f32(GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN partial,
         }
     }
     if (flags & QUANTIZE) {
-        GLOBAL_OUT extremes = saved + range.x + get_group_id(1) * 2 * pv.y + c0;
+        GLOBAL_OUT extremes = saved + range.x + GROUP(1) * 2 * pv.y + c0;
         #pragma unroll
         EACH { STORE(extremes + b * V) = low[b]; STORE(extremes + pv.y + b * V) = high[b]; }
     }
@@ -139,12 +139,12 @@ static inline vec let_through(vec dy, vec pre, float4 q, int flags)
     return dy;
 }
 
-KERNEL void batch_norm_reduce_f32(GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_IN saved, GLOBAL_IN qp, GLOBAL_OUT partial,
+KERNEL(batch_norm_reduce_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_IN saved, GLOBAL_IN qp, GLOBAL_OUT partial,
                                   const int4 xv, const int4 dv, const int4 size, const int4 pv, const int place,
                                   const int flags)
 {
     const float4 q = *(__global const float4 *)(qp + 4 * place);
-    const int c0 = get_group_id(0) * (B * V);
+    const int c0 = GROUP(0) * (B * V);
     vec mean[B], factor[B], offset[B], sum[B], product[B];
     #pragma unroll
     EACH {
@@ -168,7 +168,7 @@ KERNEL void batch_norm_reduce_f32(GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_IN saved, GL
             }
         }
     }
-    GLOBAL_OUT out = partial + pv.x + get_group_id(1) * 2 * pv.y + c0;
+    GLOBAL_OUT out = partial + pv.x + GROUP(1) * 2 * pv.y + c0;
     #pragma unroll
     EACH {
         STORE(out + b * V) = sum[b];
@@ -177,11 +177,11 @@ KERNEL void batch_norm_reduce_f32(GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_IN saved, GL
 }
 
 // gv: offset of dgamma, of dbeta in gradients (-1: not wanted), flags, place of the quantization in qp.
-KERNEL void batch_norm_backward_f32(GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT dx, GLOBAL_IN saved, GLOBAL_IN partial,
+KERNEL(batch_norm_backward_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT dx, GLOBAL_IN saved, GLOBAL_IN partial,
                                     GLOBAL_IN qp, GLOBAL_OUT gradients, const int4 xv, const int4 dv, const int4 ov,
                                     const int4 size, const int4 pv, const int4 gv, const float4 moments)
 {
-    const int c0 = get_group_id(0) * (B * V), flags = gv.z;
+    const int c0 = GROUP(0) * (B * V), flags = gv.z;
     const float4 q = *(__global const float4 *)(qp + 4 * gv.w);
     vec factor[B], offset[B], slope[B], level[B];
     for (int b = 0; b < B; b++) {
@@ -191,7 +191,7 @@ KERNEL void batch_norm_backward_f32(GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT dx, GL
             sum += LOAD(partial + pv.x + part * 2 * pv.y + c);
             product += LOAD(partial + pv.x + (part * 2 + 1) * pv.y + c);
         }
-        if (get_group_id(1) == 0) {
+        if (GROUP(1) == 0) {
             if (gv.x >= 0) STORE(gradients + gv.x + c) = product;
             if (gv.y >= 0) STORE(gradients + gv.y + c) = sum;
         }

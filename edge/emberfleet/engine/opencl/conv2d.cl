@@ -26,14 +26,14 @@
 // window row, per window column.   size: H, W, C of x, output rows per group.
 // wv: offset of the weights, their padded O, offset of the bias, flags.
 // q: 1 / scale, scale, lowest and highest code of the output's quantization.
-KERNEL void conv2d_forward_f32(GLOBAL_IN x, GLOBAL_IN weight, GLOBAL_IN bias, GLOBAL_OUT y, const int4 xv,
+KERNEL(conv2d_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN weight, GLOBAL_IN bias, GLOBAL_OUT y, const int4 xv,
                                const int4 taps, const int4 yv, const int4 size, const int4 wv, const float4 q)
 {
 #pragma OPENCL FP_CONTRACT ON
-    const int c_count = size.z, flags = wv.w, o0 = get_group_id(0) * (NV * V);
-    const int first = get_group_id(1) * size.w, end = MIN_OF(first + size.w, size.x);
-    GLOBAL_IN x_image = x + xv.x + get_group_id(2) * xv.y;
-    GLOBAL_OUT y_image = y + yv.x + get_group_id(2) * yv.y + o0;
+    const int c_count = size.z, flags = wv.w, o0 = GROUP(0) * (NV * V);
+    const int first = GROUP(1) * size.w, end = MIN_OF(first + size.w, size.x);
+    GLOBAL_IN x_image = x + xv.x + GROUP(2) * xv.y;
+    GLOBAL_OUT y_image = y + yv.x + GROUP(2) * yv.y + o0;
     GLOBAL_IN w0 = weight + wv.x + o0;
     for (int h_start = first; h_start < end; h_start += MRY) {
         const int h = MIN_OF(h_start, size.x - MRY);
@@ -116,11 +116,11 @@ KERNEL void conv2d_forward_f32(GLOBAL_IN x, GLOBAL_IN weight, GLOBAL_IN bias, GL
 #ifdef KC
 // xv, yv, taps as above.   size: H, W of dy, C of x, rows (n and h together) per part.
 // pv: offset of the partial sums, floats from one part to the next, padded O, rows in all.
-KERNEL void conv2d_backward_weight_f32(GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT partial, const int4 xv,
+KERNEL(conv2d_backward_weight_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT partial, const int4 xv,
                                        const int4 taps, const int4 yv, const int4 size, const int4 pv)
 {
 #pragma OPENCL FP_CONTRACT ON
-    const int o0 = get_group_id(0) * (NV * V), part = get_group_id(1);
+    const int o0 = GROUP(0) * (NV * V), part = GROUP(1);
     const int c_step = size.z / KC;
     const int first = part * size.w, end = MIN_OF(first + size.w, pv.w);
     GLOBAL_OUT out = partial + pv.x + part * pv.y + o0;

@@ -25,14 +25,14 @@ typedef char weight_t;
 #endif
 
 // numbers: bias, multiplier, shift, each [O padded], from wv.z on.   limits: zero point, low, high.
-KERNEL void conv2d_forward_s8(__global const char *restrict x, __global const weight_t *restrict weight,
+KERNEL(conv2d_forward_s8)(GROUPS __global const char *restrict x, __global const weight_t *restrict weight,
                               __global const int *restrict numbers, __global char *restrict y, const int4 xv,
                               const int4 taps, const int4 yv, const int4 size, const int4 wv, const int4 limits)
 {
-    const int c_count = size.z, o0 = get_group_id(0) * (NV * V);
-    const int first = get_group_id(1) * size.w, end = MIN_OF(first + size.w, size.x);
-    __global const char *restrict x_image = x + xv.x + get_group_id(2) * xv.y;
-    __global char *restrict y_image = y + yv.x + get_group_id(2) * yv.y + o0;
+    const int c_count = size.z, o0 = GROUP(0) * (NV * V);
+    const int first = GROUP(1) * size.w, end = MIN_OF(first + size.w, size.x);
+    __global const char *restrict x_image = x + xv.x + GROUP(2) * xv.y;
+    __global char *restrict y_image = y + yv.x + GROUP(2) * yv.y + o0;
     __global const int *restrict bias = numbers + wv.z + o0;
     for (int h_start = first; h_start < end; h_start += MRY) {
         const int h = MIN_OF(h_start, size.x - MRY);

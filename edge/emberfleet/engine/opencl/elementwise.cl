@@ -13,7 +13,7 @@
 
 // size: H, W, rows (n and h together) per part, rows in all.
 #define FOR_EACH_ROW                                                                  \
-    const int first = get_group_id(0) * size.z, end = MIN_OF(first + size.z, size.w); \
+    const int first = GROUP(0) * size.z, end = MIN_OF(first + size.z, size.w); \
     for (int row = first; row < end; row++)
 #define ROW_OF(pointer, view) (pointer + view.x + (row / size.x) * view.y + (row % size.x) * view.z)
 #define FOR_EACH_VECTOR                \
@@ -25,7 +25,7 @@ static inline void put(GLOBAL_OUT target, vec value, int accumulate)
     STORE(target) = accumulate ? LOAD(target) + value : value;
 }
 
-KERNEL void copy_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 size, const int channels,
+KERNEL(copy_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 size, const int channels,
                      const int accumulate)
 {
     FOR_EACH_ROW {
@@ -36,7 +36,7 @@ KERNEL void copy_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, co
 }
 
 // Channel by channel, for views whose channels are not aligned.
-KERNEL void copy_channels_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 size,
+KERNEL(copy_channels_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 size,
                               const int channels, const int accumulate)
 {
     FOR_EACH_ROW {
@@ -50,7 +50,7 @@ KERNEL void copy_channels_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const in
     }
 }
 
-KERNEL void clear_f32(GLOBAL_OUT y, const int4 yv, const int4 size, const int channels)
+KERNEL(clear_f32)(GROUPS GLOBAL_OUT y, const int4 yv, const int4 size, const int channels)
 {
     FOR_EACH_ROW {
         GLOBAL_OUT out = ROW_OF(y, yv);
@@ -58,7 +58,7 @@ KERNEL void clear_f32(GLOBAL_OUT y, const int4 yv, const int4 size, const int ch
     }
 }
 
-KERNEL void add_f32(GLOBAL_IN a, GLOBAL_IN b, GLOBAL_OUT y, const int4 av, const int4 bv, const int4 yv,
+KERNEL(add_f32)(GROUPS GLOBAL_IN a, GLOBAL_IN b, GLOBAL_OUT y, const int4 av, const int4 bv, const int4 yv,
                     const int4 size, const int channels)
 {
     FOR_EACH_ROW {
@@ -69,7 +69,7 @@ KERNEL void add_f32(GLOBAL_IN a, GLOBAL_IN b, GLOBAL_OUT y, const int4 av, const
     }
 }
 
-KERNEL void relu_forward_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 size,
+KERNEL(relu_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 size,
                              const int channels)
 {
     FOR_EACH_ROW {
@@ -79,7 +79,7 @@ KERNEL void relu_forward_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int
     }
 }
 
-KERNEL void relu_backward_f32(GLOBAL_IN y, GLOBAL_IN dy, GLOBAL_OUT dx, const int4 yv, const int4 dv,
+KERNEL(relu_backward_f32)(GROUPS GLOBAL_IN y, GLOBAL_IN dy, GLOBAL_OUT dx, const int4 yv, const int4 dv,
                               const int4 xv, const int4 size, const int channels, const int accumulate)
 {
     FOR_EACH_ROW {
@@ -101,7 +101,7 @@ static inline uint mix(uint x)
 }
 
 // channels: unpadded.   mask: key, threshold.   scale: 1 / (1 - rate).
-KERNEL void dropout_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 size,
+KERNEL(dropout_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 size,
                         const int channels, const uint threshold, const float scale, const int accumulate,
                         const uint key)
 {
@@ -119,12 +119,12 @@ KERNEL void dropout_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv,
 }
 
 // range: offset of the partial minima and maxima [part][2][channels] (-1: not wanted), place in qp.
-KERNEL void quantize_f32(GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN qp, const int4 xv, const int4 yv, const int4 size,
+KERNEL(quantize_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN qp, const int4 xv, const int4 yv, const int4 size,
                          const int channels, const int2 range)
 {
     const float4 q = *(__global const float4 *)(qp + 4 * range.y);
     if (range.x >= 0) {
-        GLOBAL_OUT extremes = y + range.x + get_group_id(0) * 2 * channels;
+        GLOBAL_OUT extremes = y + range.x + GROUP(0) * 2 * channels;
         for (int c = 0; c < channels; c++) {
             extremes[c] = INFINITY;
             extremes[channels + c] = -INFINITY;
@@ -136,7 +136,7 @@ KERNEL void quantize_f32(GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN qp, const int4 xv,
         FOR_EACH_VECTOR {
             const vec value = LOAD(a + w * xv.w + c);
             if (range.x >= 0) {
-                GLOBAL_OUT low = y + range.x + get_group_id(0) * 2 * channels + c;
+                GLOBAL_OUT low = y + range.x + GROUP(0) * 2 * channels + c;
                 STORE(low) = MIN_OF(LOAD(low), value);
                 STORE(low + channels) = MAX_OF(LOAD(low + channels), value);
             }
@@ -146,7 +146,7 @@ KERNEL void quantize_f32(GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN qp, const int4 xv,
 }
 
 // The gradient passes where rounding did not cut the value off.
-KERNEL void quantize_backward_f32(GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT dx, GLOBAL_IN qp, const int4 xv,
+KERNEL(quantize_backward_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT dx, GLOBAL_IN qp, const int4 xv,
                                   const int4 dv, const int4 ov, const int4 size, const int channels,
                                   const int accumulate, const int place)
 {
@@ -164,7 +164,7 @@ KERNEL void quantize_backward_f32(GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT dx, GLOB
 }
 
 // The network's input, whose channels are not padded: value by value.
-KERNEL void quantize_channels_f32(GLOBAL_OUT x, GLOBAL_IN qp, const int4 xv, const int4 size, const int channels,
+KERNEL(quantize_channels_f32)(GROUPS GLOBAL_OUT x, GLOBAL_IN qp, const int4 xv, const int4 size, const int channels,
                                   const int place)
 {
     const float4 q = *(__global const float4 *)(qp + 4 * place);
@@ -179,9 +179,9 @@ KERNEL void quantize_channels_f32(GLOBAL_OUT x, GLOBAL_IN qp, const int4 xv, con
 }
 
 // partial: offset, floats from one part to the next.   Group: part of the rows, vector of channels.
-KERNEL void sum_f32(GLOBAL_IN x, GLOBAL_OUT partial, const int4 xv, const int4 size, const int2 pv)
+KERNEL(sum_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT partial, const int4 xv, const int4 size, const int2 pv)
 {
-    const int c = get_group_id(1) * V;
+    const int c = GROUP(1) * V;
     vec total = (vec)(0.0f);
     FOR_EACH_ROW {
         GLOBAL_IN a = ROW_OF(x, xv) + c;
@@ -189,14 +189,14 @@ KERNEL void sum_f32(GLOBAL_IN x, GLOBAL_OUT partial, const int4 xv, const int4 s
         for (int w = 0; w < size.y; w++) line += LOAD(a + w * xv.w);
         total += line;
     }
-    STORE(partial + pv.x + get_group_id(0) * pv.y + c) = total;
+    STORE(partial + pv.x + GROUP(0) * pv.y + c) = total;
 }
 
 // from, to: H, W, C, unused of each shape.   Group: image.
-KERNEL void reshape_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 from, const int4 to,
+KERNEL(reshape_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 from, const int4 to,
                         const int accumulate)
 {
-    const int n = get_group_id(0);
+    const int n = GROUP(0);
     for (int e = 0; e < from.x * from.y * from.z; e++) {
         const int pixel = e / from.z, target = e / to.z;
         const float value = x[xv.x + n * xv.y + pixel / from.y * xv.z + pixel % from.y * xv.w + e % from.z];
@@ -206,18 +206,18 @@ KERNEL void reshape_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv,
 }
 
 // count floats from offset on, each group its stretch.
-KERNEL void fill_zero_f32(GLOBAL_OUT y, const int offset, const int count, const int stretch)
+KERNEL(fill_zero_f32)(GROUPS GLOBAL_OUT y, const int offset, const int count, const int stretch)
 {
-    const int first = get_group_id(0) * stretch, end = MIN_OF(first + stretch, count);
+    const int first = GROUP(0) * stretch, end = MIN_OF(first + stretch, count);
     for (int i = first; i < end; i += V) STORE(y + offset + i) = (vec)(0.0f);
 }
 
 // The border of every image, channels included. border: rows above, pixels at the left, rows below, pixels
 // at the right.   stored: rows, pixels per row, channels, all as stored.   Group: image.
-KERNEL void clear_halo_f32(GLOBAL_OUT y, const int offset, const int4 border, const int4 stored)
+KERNEL(clear_halo_f32)(GROUPS GLOBAL_OUT y, const int offset, const int4 border, const int4 stored)
 {
     const int row_floats = stored.y * stored.z;
-    GLOBAL_OUT image = y + offset + get_group_id(0) * stored.x * row_floats;
+    GLOBAL_OUT image = y + offset + GROUP(0) * stored.x * row_floats;
     for (int row = 0; row < stored.x; row++) {
         GLOBAL_OUT line = image + row * row_floats;
         const int whole = row < border.x || row >= stored.x - border.z;

@@ -18,10 +18,10 @@ static inline char clip(int code, int4 limits)
 }
 
 // window: KH, KW, stride down, stride across.   size: W of y, C, H, W of x.   pad: top, left.
-KERNEL void max_pool_s8(IN x, OUT y, const int4 xv, const int4 yv, const int4 window, const int4 size,
+KERNEL(max_pool_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int4 window, const int4 size,
                         const int2 pad)
 {
-    const int h = get_group_id(0), n = get_group_id(1);
+    const int h = GROUP(0), n = GROUP(1);
     const int top = h * window.z - pad.x;
     const int i0 = MAX_OF(-top, 0), i1 = MIN_OF(size.z - top, window.x);
     for (int w = 0; w < size.x; w++) {
@@ -37,9 +37,9 @@ KERNEL void max_pool_s8(IN x, OUT y, const int4 xv, const int4 yv, const int4 wi
 }
 
 // size: H, W, C.
-KERNEL void average_pool_s8(IN x, OUT y, const int4 xv, const int4 yv, const int4 size)
+KERNEL(average_pool_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int4 size)
 {
-    const int n = get_group_id(0), count = size.x * size.y;
+    const int n = GROUP(0), count = size.x * size.y;
     for (int c = 0; c < size.z; c++) {
         int total = 0;
         for (int h = 0; h < size.x; h++)
@@ -50,10 +50,10 @@ KERNEL void average_pool_s8(IN x, OUT y, const int4 xv, const int4 yv, const int
 }
 
 // size: W, C.   points: zero points of a and b.   factors, shifts: of a, of b, of the sum.
-KERNEL void add_s8(IN a, IN b, OUT y, const int4 av, const int4 bv, const int4 yv, const int2 size,
+KERNEL(add_s8)(GROUPS IN a, IN b, OUT y, const int4 av, const int4 bv, const int4 yv, const int2 size,
                    const int2 points, const int4 factors, const int4 shifts, const int4 limits)
 {
-    const int h = get_group_id(0), n = get_group_id(1);
+    const int h = GROUP(0), n = GROUP(1);
     for (int w = 0; w < size.x; w++)
         for (int c = 0; c < size.y; c++) {
             const int left = (a[av.x + n * av.y + h * av.z + w * av.w + c] - points.x) * (1 << 20);
@@ -66,10 +66,10 @@ KERNEL void add_s8(IN a, IN b, OUT y, const int4 av, const int4 bv, const int4 y
 }
 
 // size: W, C.   factor: zero point of x, multiplier, shift.
-KERNEL void relu_s8(IN x, OUT y, const int4 xv, const int4 yv, const int2 size, const int4 factor,
+KERNEL(relu_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int2 size, const int4 factor,
                     const int4 limits)
 {
-    const int h = get_group_id(0), n = get_group_id(1);
+    const int h = GROUP(0), n = GROUP(1);
     for (int w = 0; w < size.x; w++)
         for (int c = 0; c < size.y; c++) {
             const int value = x[xv.x + n * xv.y + h * xv.z + w * xv.w + c] - factor.x;
@@ -78,18 +78,18 @@ KERNEL void relu_s8(IN x, OUT y, const int4 xv, const int4 yv, const int2 size, 
         }
 }
 
-KERNEL void copy_s8(IN x, OUT y, const int4 xv, const int4 yv, const int2 size)
+KERNEL(copy_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int2 size)
 {
-    const int h = get_group_id(0), n = get_group_id(1);
+    const int h = GROUP(0), n = GROUP(1);
     for (int w = 0; w < size.x; w++)
         for (int c = 0; c < size.y; c++)
             y[yv.x + n * yv.y + h * yv.z + w * yv.w + c] = x[xv.x + n * xv.y + h * xv.z + w * xv.w + c];
 }
 
 // from, to: H, W, C of each shape.
-KERNEL void reshape_s8(IN x, OUT y, const int4 xv, const int4 yv, const int4 from, const int4 to)
+KERNEL(reshape_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int4 from, const int4 to)
 {
-    const int n = get_group_id(0);
+    const int n = GROUP(0);
     for (int e = 0; e < from.x * from.y * from.z; e++) {
         const int pixel = e / from.z, target = e / to.z;
         y[yv.x + n * yv.y + target / to.y * yv.z + target % to.y * yv.w + e % to.z] =
@@ -97,8 +97,8 @@ KERNEL void reshape_s8(IN x, OUT y, const int4 xv, const int4 yv, const int4 fro
     }
 }
 
-KERNEL void fill_s8(OUT y, const int offset, const int count, const int stretch, const int code)
+KERNEL(fill_s8)(GROUPS OUT y, const int offset, const int count, const int stretch, const int code)
 {
-    const int first = get_group_id(0) * stretch, end = MIN_OF(first + stretch, count);
+    const int first = GROUP(0) * stretch, end = MIN_OF(first + stretch, count);
     for (int i = first; i < end; i++) y[offset + i] = (char)code;
 }

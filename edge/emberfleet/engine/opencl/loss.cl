@@ -7,11 +7,11 @@
 // Versions (naive): group: image. Tolerance: reduction length K.
 
 // size: P, K, padded P * K, unused.   share: s / K, 1 - s, 1 / (N * P), unused.   loss: (N * P,).
-KERNEL void softmax_cross_entropy_f32(GLOBAL_IN z, GLOBAL_OUT dz, __global const int *restrict labels,
+KERNEL(softmax_cross_entropy_f32)(GROUPS GLOBAL_IN z, GLOBAL_OUT dz, __global const int *restrict labels,
                                       GLOBAL_OUT loss, const int4 zv, const int4 dv, const int4 size,
                                       const float4 share)
 {
-    const int n = get_group_id(0);
+    const int n = GROUP(0);
     for (int p = 0; p < size.x; p++) {
         GLOBAL_IN row = z + zv.x + n * zv.y + p * size.y;
         GLOBAL_OUT out = dz + dv.x + n * dv.y + p * size.y;
@@ -32,9 +32,9 @@ KERNEL void softmax_cross_entropy_f32(GLOBAL_IN z, GLOBAL_OUT dz, __global const
     for (int k = size.x * size.y; k < size.z; k++) dz[dv.x + n * dv.y + k] = 0.0f;
 }
 
-KERNEL void softmax_forward_f32(GLOBAL_IN z, GLOBAL_OUT y, const int4 zv, const int4 yv, const int4 size)
+KERNEL(softmax_forward_f32)(GROUPS GLOBAL_IN z, GLOBAL_OUT y, const int4 zv, const int4 yv, const int4 size)
 {
-    const int n = get_group_id(0);
+    const int n = GROUP(0);
     for (int p = 0; p < size.x; p++) {
         GLOBAL_IN row = z + zv.x + n * zv.y + p * size.y;
         GLOBAL_OUT out = y + yv.x + n * yv.y + p * size.y;

@@ -22,10 +22,10 @@ static inline vec root(vec x)
 // how many parts, floats from part to part, whether decay applies, unused, unused.
 // rates: rate (adam: rate / (1 - b1^t)), decay (adamw: rate * decay), adam: (1 - b2^t)^-0.5, unused.
 // constants: first (momentum, b1, alpha, rho), second (b2, rmsprop's momentum), epsilon, nesterov.
-KERNEL void update_f32(GLOBAL_OUT params, GLOBAL_IN gradients, GLOBAL_OUT slots, __global const int *restrict jobs,
+KERNEL(update_f32)(GROUPS GLOBAL_OUT params, GLOBAL_IN gradients, GLOBAL_OUT slots, __global const int *restrict jobs,
                        const int slot, const float4 constants, const float4 rates)
 {
-    __global const int *job = jobs + 8 * get_group_id(0);
+    __global const int *job = jobs + 8 * GROUP(0);
     const float decay = job[5] ? rates.y : 0.0f;
     for (int i = 0; i < job[1]; i += V) {
         const int at = job[0] + i;

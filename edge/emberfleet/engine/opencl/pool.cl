@@ -12,10 +12,10 @@
 
 // window: KH, KW, stride down, stride across.   size: H, W of y, H, W of x.
 // pad: at the top, at the left, offset of where (in the arena, in floats; -1: not wanted), padded C.
-KERNEL void max_pool_forward_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 window,
+KERNEL(max_pool_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 window,
                                  const int4 size, const int4 pad)
 {
-    const int h = get_group_id(0), n = get_group_id(1);
+    const int h = GROUP(0), n = GROUP(1);
     const int top = h * window.z - pad.x;
     const int i0 = MAX_OF(-top, 0), i1 = MIN_OF(size.z - top, window.x);
     for (int w = 0; w < size.y; w++) {
@@ -41,10 +41,10 @@ KERNEL void max_pool_forward_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const
 }
 
 // accumulate: add to what is in dx; otherwise dx is cleared first.
-KERNEL void max_pool_backward_f32(GLOBAL_IN dy, GLOBAL_OUT dx, const int4 dv, const int4 xv, const int4 window,
+KERNEL(max_pool_backward_f32)(GROUPS GLOBAL_IN dy, GLOBAL_OUT dx, const int4 dv, const int4 xv, const int4 window,
                                   const int4 size, const int4 pad, const int accumulate)
 {
-    const int c = get_group_id(0) * V, n = get_group_id(1);
+    const int c = GROUP(0) * V, n = GROUP(1);
     GLOBAL_OUT image = dx + xv.x + n * xv.y + c;
     __global const uchar *where = (__global const uchar *)(dy + pad.z) + n * size.x * size.y * pad.w + c;
     if (!accumulate)
@@ -66,10 +66,10 @@ KERNEL void max_pool_backward_f32(GLOBAL_IN dy, GLOBAL_OUT dx, const int4 dv, co
 }
 
 // size: H, W, unused, unused.   scale: 1 / (H * W).
-KERNEL void global_average_pool_forward_f32(GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv,
+KERNEL(global_average_pool_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv,
                                             const int4 size, const float scale)
 {
-    const int c = get_group_id(0) * V, n = get_group_id(1);
+    const int c = GROUP(0) * V, n = GROUP(1);
     vec total = (vec)(0.0f);
     for (int h = 0; h < size.x; h++) {
         vec row = (vec)(0.0f);
@@ -79,10 +79,10 @@ KERNEL void global_average_pool_forward_f32(GLOBAL_IN x, GLOBAL_OUT y, const int
     STORE(y + yv.x + n * yv.y + c) = total * scale;
 }
 
-KERNEL void global_average_pool_backward_f32(GLOBAL_IN dy, GLOBAL_OUT dx, const int4 dv, const int4 xv,
+KERNEL(global_average_pool_backward_f32)(GROUPS GLOBAL_IN dy, GLOBAL_OUT dx, const int4 dv, const int4 xv,
                                              const int4 size, const float scale, const int accumulate)
 {
-    const int c = get_group_id(0) * V, n = get_group_id(1);
+    const int c = GROUP(0) * V, n = GROUP(1);
     const vec g = LOAD(dy + dv.x + n * dv.y + c) * scale;
     for (int h = 0; h < size.x; h++)
         for (int w = 0; w < size.y; w++) {

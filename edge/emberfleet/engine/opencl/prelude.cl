@@ -40,7 +40,18 @@ typedef char4 cvec;
 #define GLOBAL_OUT __global float *restrict
 #define LOAD(p) (*(__global const vec *)(p))
 #define STORE(p) (*(__global vec *)(p))
-#define KERNEL __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
+
+// A kernel is written KERNEL(name)(GROUPS arguments) and asks for its group by GROUP(i): it can be a kernel
+// by itself, or a function that the one kernel of a fused program calls group after group (fused.cl).
+#ifdef FUSED
+#define KERNEL(name) static __attribute__((noinline)) void name
+#define GROUPS const int4 group_,
+#define GROUP(i) (group_.s##i)
+#else
+#define KERNEL(name) __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void name
+#define GROUPS
+#define GROUP(i) ((int)get_group_id(i))
+#endif
 
 // A vector of comparison results picks lanes; both sides are evaluated.
 #define MAX_OF(a, b) ((a) > (b) ? (a) : (b))

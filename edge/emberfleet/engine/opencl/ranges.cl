@@ -5,9 +5,9 @@
 // Version (naive): group: one row of the job table. Exact.
 
 // jobs[g]: offset of the extremes, parts, padded C, C.
-KERNEL void find_ranges_f32(GLOBAL_IN arena, GLOBAL_OUT found, __global const int *restrict jobs)
+KERNEL(find_ranges_f32)(GROUPS GLOBAL_IN arena, GLOBAL_OUT found, __global const int *restrict jobs)
 {
-    __global const int *job = jobs + 4 * get_group_id(0);
+    __global const int *job = jobs + 4 * GROUP(0);
     float low = INFINITY, high = -INFINITY;
     for (int part = 0; part < job[1]; part++) {
         GLOBAL_IN extremes = arena + job[0] + part * 2 * job[2];
@@ -16,6 +16,6 @@ KERNEL void find_ranges_f32(GLOBAL_IN arena, GLOBAL_OUT found, __global const in
             high = MAX_OF(extremes[job[2] + c], high);
         }
     }
-    found[2 * get_group_id(0)] = low;
-    found[2 * get_group_id(0) + 1] = high;
+    found[2 * GROUP(0)] = low;
+    found[2 * GROUP(0) + 1] = high;
 }

@@ -9,10 +9,10 @@
 // Exact.
 
 // jobs[g]: offset of W, of f, T * C, padded O, first channel o, unused, unused, unused.
-KERNEL void round_weights_f32(GLOBAL_IN params, GLOBAL_OUT packed, __global const int *restrict jobs)
+KERNEL(round_weights_f32)(GROUPS GLOBAL_IN params, GLOBAL_OUT packed, __global const int *restrict jobs)
 {
 #pragma OPENCL FP_CONTRACT OFF
-    __global const int *job = jobs + 8 * get_group_id(0);
+    __global const int *job = jobs + 8 * GROUP(0);
     GLOBAL_IN source = params + job[0] + job[4];
     GLOBAL_OUT target = packed + job[1] + job[4];
     vec peak = (vec)(0.0f);
@@ -31,9 +31,9 @@ KERNEL void round_weights_f32(GLOBAL_IN params, GLOBAL_OUT packed, __global cons
 }
 
 // jobs[g]: offset of f, of b, T, place t, C, O, padded O, padded C.
-KERNEL void transpose_weights_f32(GLOBAL_IN source, GLOBAL_OUT packed, __global const int *restrict jobs)
+KERNEL(transpose_weights_f32)(GROUPS GLOBAL_IN source, GLOBAL_OUT packed, __global const int *restrict jobs)
 {
-    __global const int *job = jobs + 8 * get_group_id(0);
+    __global const int *job = jobs + 8 * GROUP(0);
     GLOBAL_IN from = source + job[0] + job[3] * job[4] * job[6];
     GLOBAL_OUT to = packed + job[1] + (job[2] - 1 - job[3]) * job[5] * job[7];
     for (int o = 0; o < job[5]; o++)
