@@ -19,6 +19,7 @@
 #define QUANTIZE 4
 #define ACCUMULATE 8
 #define WRITE_DX 16
+#define REPEAT 32
 #define EACH for (int b = 0; b < B; b++)
 
 // size: H, W, rows (n and h together) per part, rows in all.
@@ -56,7 +57,8 @@ KERNEL(batch_norm_statistics_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT partial, const 
 }
 
 // saved[4][C]: mean, r, factor, offset of y = x * factor + offset, written here. With the batch's
-// statistics, the running ones are moved here too.
+// statistics, the running ones are moved here too. With REPEAT the pass is a second one over the same
+// x: factor and offset are read from saved, and nothing but y is written.
 // pv: offset of the partial sums, padded C, how many parts, offset of saved.
 // av: offset of gamma, of beta, of the running mean, of the running variance.
 // moments: epsilon, momentum, 1 / M, M / (M - 1) (1 where M is 1).   range: offset of the partial
@@ -71,6 +73,13 @@ KERNEL(batch_norm_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN parti
     vec factor[B], offset[B], low[B], high[B];
     for (int b = 0; b < B; b++) {
         const int c = c0 + b * V;
+        low[b] = (vec)(INFINITY);
+        high[b] = (vec)(-INFINITY);
+        if (flags & REPEAT) {
+            factor[b] = LOAD(saved + pv.w + 2 * pv.y + c);
+            offset[b] = LOAD(saved + pv.w + 3 * pv.y + c);
+            continue;
+        }
         vec mean, variance;
         if (flags & BATCH) {
             vec sum = (vec)(0.0f), square = (vec)(0.0f);
@@ -95,8 +104,6 @@ KERNEL(batch_norm_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN parti
         const vec r = inverse_root(variance, moments.x);
         factor[b] = r * LOAD(params + av.x + c);
         offset[b] = LOAD(params + av.y + c) - mean * factor[b];
-        low[b] = (vec)(INFINITY);
-        high[b] = (vec)(-INFINITY);
         if (GROUP(1) == 0) {
             STORE(saved + pv.w + c) = mean;
             STORE(saved + pv.w + pv.y + c) = r;
@@ -121,7 +128,7 @@ KERNEL(batch_norm_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN parti
             }
         }
     }
-    if (flags & QUANTIZE) {
+    if ((flags & (QUANTIZE | REPEAT)) == QUANTIZE) {
         GLOBAL_OUT extremes = saved + range.x + GROUP(1) * 2 * pv.y + c0;
         #pragma unroll
         EACH { STORE(extremes + b * V) = low[b]; STORE(extremes + pv.y + b * V) = high[b]; }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from emberfleet.engine.opencl.layout import Storage, View
 from emberfleet.engine.opencl.program import ARENA, Program
 
-RELU, BATCH, QUANTIZE, ACCUMULATE, WRITE_DX = 1, 2, 4, 8, 16
+RELU, BATCH, QUANTIZE, ACCUMULATE, WRITE_DX, REPEAT = 1, 2, 4, 8, 16, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,22 @@ def forward(program: Program, x: View, y: View, norm: Norm) -> Saved:
         options=block,
     )
     return Saved(saved, partial, extremes, parts)
+
+
+def repeat(program: Program, x: View, y: View, norm: Norm, saved: Saved) -> None:
+    """Record `y` once more from the same `x`: the same bits, while statistics and extremes stay as they are."""
+    block, panels, channels = _block(x, program.vector)
+    size, parts = program.parts(x)
+    program.emit(
+        "batch_norm",
+        "batch_norm_forward_f32",
+        (panels, parts),
+        *(ARENA, ARENA, ARENA, ARENA, "params", "state", "quantization"),
+        *(x, y, size, (0, channels, parts, saved.statistics), (0, 0, 0, 0)),
+        (0.0, 0.0, 0.0, 0.0),
+        (0, norm.rounding or 0, _flags(norm) | REPEAT, 0),
+        options=block,
+    )
 
 
 def backward(
