@@ -14,7 +14,6 @@ from emberfleet.engine.backend import Trainer, TrainingSpec
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.opencl.backend import OpenCLBackend
 from emberfleet.engine.opencl.parameters import ParameterBlock
-from emberfleet.engine.opencl.program import download
 from emberfleet.engine.optimizers import Adadelta, Adagrad, Adam, AdamW, Optimizer, RmsProp, Sgd
 from tests.core.networks import bypass_network, random_tensors
 from tests.engine.networks import linear_network, random_batch, single_tensors
@@ -141,7 +140,7 @@ def test_padding_between_parameters_stays_zero(backend: OpenCLBackend, graph: Gr
     for step in range(2):
         trainer.step(*batch_of(graph, step), 0.01)
     block = ParameterBlock(graph.parameters, trainer.program.vector)
-    flat = download(backend.device, trainer.program.buffers["params"], block.floats)
+    flat = trainer.program.read("params", block.floats)
     np.testing.assert_array_equal(flat, block.pack(trainer.tensors()))
 
 
@@ -183,10 +182,10 @@ def test_backward_stops_where_nothing_learns(backend: OpenCLBackend) -> None:
     head = frozenset({"classifier/weight", "classifier/bias"})
     whole = backend.trainer(graph, TrainingSpec(BATCH, Sgd()))
     last = backend.trainer(graph, TrainingSpec(BATCH, Sgd(), trainable=head, batch_statistics=False))
-    kinds = [launch.name for launch in last.program.launches]
+    kinds = last.program.kernels
     assert kinds.count("conv2d_backward_weight_f32") == 1
     assert kinds.count("conv2d_forward_f32") == sum(isinstance(node, Conv2D) for node in graph.nodes)
-    assert len(kinds) < len(whole.program.launches) / 2
+    assert len(kinds) < len(whole.program.kernels) / 2
 
 
 def test_a_trainer_that_learns_nothing_still_gives_the_loss(backend: OpenCLBackend) -> None:

@@ -61,6 +61,8 @@ class OpenCLDevice:
     cpu_name: str | None = None
     """The name `pocl_cpu` gave the processor, or None where nothing needed mending."""
     flags: tuple[str, ...] = ()
+    fuses: bool = False
+    """Whether its groups are threads of the host, so that one launch may run all kernels of a program."""
     reads_binaries: bool = False
     """Whether programs kept by `keep_binaries` are used: for PoCL, whose own cache is slow to read."""
     _programs: dict[tuple[str, Any], Program] = field(default_factory=dict, repr=False)
@@ -74,7 +76,15 @@ class OpenCLDevice:
         """
         key = (source_name, options)
         if key not in self._programs:
-            self._programs[key] = self._compile(source_name, options)
+            source = read_source(PRELUDE) + "\n" + read_source(source_name)
+            self._programs[key] = self._compile(source_name, source, define_options(options))
+        return self._programs[key]
+
+    def build_text(self, name: str, source: str, vector: int) -> Program:
+        """Build a program composed by the caller (see `build`); `name` is for messages."""
+        key = (source, vector)
+        if key not in self._programs:
+            self._programs[key] = self._compile(name, source, [f"-DV={vector}"])
         return self._programs[key]
 
     def kernel(self, source_name: str, kernel_name: str, options: DataclassInstance | None = None) -> Kernel:
@@ -104,11 +114,10 @@ class OpenCLDevice:
             self.queue.finish()
         return buffer
 
-    def _compile(self, source_name: str, options: DataclassInstance | None) -> Program:
+    def _compile(self, source_name: str, source: str, definitions: list[str]) -> Program:
         import pyopencl as cl
 
-        source = read_source(PRELUDE) + "\n" + read_source(source_name)
-        arguments = [*self.flags, *define_options(options)]
+        arguments = [*self.flags, *definitions]
         if not any(argument.startswith("-DV=") for argument in arguments):
             arguments.append(f"-DV={self.limits.vector_width}")
         name = binaries.key(source, *arguments, self.name, self.driver)
@@ -248,6 +257,7 @@ def _open(platform: str | None, threads: int | None) -> OpenCLDevice:
             queue=queue,
             cpu_name=cpu_name,
             flags=flags,
+            fuses="pocl" in version.lower() and bool(found.type & cl.device_type.CPU),
             reads_binaries="pocl" in version.lower(),
         )
 

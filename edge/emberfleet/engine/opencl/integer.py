@@ -25,7 +25,7 @@ from emberfleet.engine.opencl.device import OpenCLDevice
 from emberfleet.engine.opencl.layout import NO_HALO, View, image_shape
 from emberfleet.engine.opencl.network import widest
 from emberfleet.engine.opencl.predictor import Staging
-from emberfleet.engine.opencl.program import ARENA, Program, upload
+from emberfleet.engine.opencl.program import ARENA, Program
 
 
 class OpenCLIntegerPredictor:
@@ -54,14 +54,13 @@ class OpenCLIntegerPredictor:
         self._input, self._output = self._view(network.input), self._view(network.output)
         self.program.hold(self._input.images, first=True)
         self.program.hold(self._output.images, last=True)
-        buffers = {}
-        for name, arrays in self._packed.items():
-            values = (
-                np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.zeros(1, np.int32)
-            )
-            buffers[name] = device.allocate(values.nbytes, name)
-            upload(device, buffers[name], values)
-        self.program.compile(buffers)
+        packed = {
+            name: np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.zeros(1, np.int32)
+            for name, arrays in self._packed.items()
+        }
+        self.program.compile({name: values.nbytes for name, values in packed.items()})
+        for name, values in packed.items():
+            self.program.write(name, values)
         point = network.input_tensor.params.zero_point
         self._staging = Staging(self._input, np.int8, point)
 

@@ -23,7 +23,7 @@ from emberfleet.engine.opencl.forward import Forward, Mode, rounding_numbers
 from emberfleet.engine.opencl.layout import View
 from emberfleet.engine.opencl.network import Values, fuse, vector_width
 from emberfleet.engine.opencl.parameters import ParameterBlock
-from emberfleet.engine.opencl.program import Program, upload
+from emberfleet.engine.opencl.program import Program
 
 
 class OpenCLPredictor:
@@ -57,12 +57,10 @@ class OpenCLPredictor:
         program.hold(self._output.images, last=True)
         params, state = (block.pack(held) for block in blocks)
         table = quantization_table(rounding)
-        program.compile(
-            {
-                name: _filled(device, values_, name)
-                for name, values_ in (("params", params), ("state", state), ("quantization", table))
-            }
-        )
+        held_on_device = {"params": params, "state": state, "quantization": table}
+        program.compile({name: values_.nbytes for name, values_ in held_on_device.items()})
+        for name, values_ in held_on_device.items():
+            program.write(name, values_)
         self.program = program
         self._staging = Staging(self._input)
 
@@ -116,9 +114,3 @@ def _prepare(graph: Graph, tensors: Tensors, fake_quantize: bool) -> tuple[Graph
         return fold(graph, held)
     except ConversionError:
         return graph, held
-
-
-def _filled(device: OpenCLDevice, values: Float32, purpose: str) -> object:
-    buffer = device.allocate(values.nbytes, purpose)
-    upload(device, buffer, values)
-    return buffer

@@ -43,8 +43,13 @@ typedef char4 cvec;
 
 // A kernel is written KERNEL(name)(GROUPS arguments) and asks for its group by GROUP(i): it can be a kernel
 // by itself, or a function that the one kernel of a fused program calls group after group (fused.cl).
+#if V == 16 && defined(__x86_64__)
+#define WIDE __attribute__((min_vector_width(512))) // else LLVM halves the vectors of plain functions
+#else
+#define WIDE
+#endif
 #ifdef FUSED
-#define KERNEL(name) static __attribute__((noinline)) void name
+#define KERNEL(name) static __attribute__((noinline)) WIDE void name
 #define GROUPS const int4 group_,
 #define GROUP(i) (group_.s##i)
 #else

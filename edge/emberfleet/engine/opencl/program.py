@@ -6,8 +6,7 @@ the recorded lives, fills in the offsets, builds the kernels and sets every argu
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,7 +16,14 @@ from numpy.typing import DTypeLike
 from emberfleet.core.errors import DeviceError
 from emberfleet.core.graph import Padding
 from emberfleet.engine.memory import ArenaPlan, BufferRequest, plan_arena
-from emberfleet.engine.opencl.device import Buffer, Kernel, OpenCLDevice, foreign_errors
+from emberfleet.engine.opencl.device import Buffer, OpenCLDevice, foreign_errors
+from emberfleet.engine.opencl.launches import (
+    CELL_BYTES,
+    Address,
+    FusedLaunch,
+    Operation,
+    SeparateLaunches,
+)
 from emberfleet.engine.opencl.layout import NO_HALO, Images, Place, Storage, View, round_up
 
 if TYPE_CHECKING:
@@ -33,6 +39,18 @@ Argument: TypeAlias = (
 )
 """What a launch is recorded with: the name of a buffer, a number, a tensor, or a short vector in
 which a storage stands for its offset."""
+
+
+MAX_PENDING = 64
+"""Copies under way before `Program.write` waits for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Where a named buffer lies."""
+
+    buffer: Buffer
+    offset_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +81,6 @@ class Call:
                 yield from (part for part in argument if isinstance(part, Storage))
 
 
-@dataclass(slots=True)
-class Launch:
-    """One launch, ready to enqueue."""
-
-    name: str
-    kernel: Kernel
-    groups: tuple[int, ...]
-    items: tuple[int, ...]
-
-
 class Program:
     """Records launches, then runs them."""
 
@@ -81,9 +89,10 @@ class Program:
     ) -> None:
         self.device, self.vector, self.batch = device, vector, batch
         self.element_bytes = element_bytes
-        self.buffers: dict[str, Buffer] = {}
-        self.launches: list[Launch] = []
         self.arena: ArenaPlan | None = None
+        self._regions: dict[str, Region] = {}
+        self._runner: SeparateLaunches | FusedLaunch | None = None
+        self._pending: list[Any] = []
         self._calls: list[Call] = []
         self._pinned: dict[Storage, tuple[int | None, int | None]] = {}
         self._count = 0
@@ -145,12 +154,17 @@ class Program:
         before, after = self._pinned.get(storage, (None, None))
         self._pinned[storage] = (-1 if first else before, 1 if last else after)
 
-    def compile(self, buffers: Mapping[str, Buffer]) -> dict[int, int]:
-        """Plan the arena, build the kernels and set their arguments.
+    @property
+    def kernels(self) -> list[str]:
+        """Names of the kernels in the order in which they run."""
+        return self._ready.names
+
+    def compile(self, sizes_bytes: Mapping[str, int]) -> dict[int, int]:
+        """Plan the arena, allocate it and the named buffers, build the kernels and give them their arguments.
 
         Returns:
-            For each recorded position, its position among the launches: some get a launch that
-            clears a shared storage put before them.
+            For each recorded position, its position among the kernels: some get one that clears
+            a shared storage put before them.
         """
         lives = self._lives()
         names = {storage.name: storage for storage in lives}
@@ -163,48 +177,78 @@ class Program:
             raise DeviceError(f"the arena of a batch of {self.batch} is too large: use a smaller batch")
         for name, offset in self.arena.offsets.items():
             names[name].offset = offset // self.element_bytes
-        self.buffers = {
-            **buffers,
-            ARENA: self.device.allocate(self.arena.size_bytes, f"the arena of a batch of {self.batch}"),
-        }
+        self._allocate({ARENA: self.arena.size_bytes, **sizes_bytes})
         to_clear: dict[int, list[Storage]] = {}
         for storage in lives:
             if storage.has_gaps and _shares(storage, lives) and lives[storage][0] >= 0:
                 to_clear.setdefault(lives[storage][0], []).append(storage)
+        operations: list[Operation] = []
         moved: dict[int, int] = {}
         for index, call in enumerate(self._calls):
-            for storage in to_clear.get(index, []):
-                self.launches.append(self._prepare(self._clear(storage)))
-            moved[index] = len(self.launches)
-            self.launches.append(self._prepare(call))
-        moved[len(self._calls)] = len(self.launches)
+            operations += [self._prepare(self._clear(storage)) for storage in to_clear.get(index, [])]
+            moved[index] = len(operations)
+            operations.append(self._prepare(call))
+        moved[len(self._calls)] = len(operations)
         self._calls = []
+        if self.device.fuses:
+            memory = self._regions[ARENA].buffer
+            self._runner = FusedLaunch(self.device, self.vector, operations, memory)
+        else:
+            self._runner = SeparateLaunches(self.device, operations)
         return moved
 
     def run(self, start: int = 0, stop: int | None = None) -> None:
-        """Enqueue launches in order; does not wait."""
-        import pyopencl as cl
-
-        queue, enqueue = self.device.queue, cl.enqueue_nd_range_kernel
+        """Enqueue the kernels in order; does not wait."""
         with foreign_errors("running a kernel"):
-            for launch in self.launches[start:stop]:
-                enqueue(queue, launch.kernel, launch.groups, launch.items)
+            self._ready.run(start, len(self.kernels) if stop is None else stop)
 
-    def profile(self) -> dict[str, float]:
-        """Seconds by kernel name, each launch waited for."""
+    def set_argument(self, position: int, index: int, value: Any) -> None:
+        """Change an argument of the kernel at a position, from the next run on."""
+        self._ready.set_argument(position, index, value)
+
+    def write(self, name: str, values: np.ndarray[Any, Any], offset_bytes: int = 0) -> None:
+        """Copy to a named buffer before whatever is enqueued next; `values` must not change until `read`."""
         import pyopencl as cl
 
-        found: dict[str, float] = {}
-        for launch in self.launches:
-            start = time.perf_counter()
-            cl.enqueue_nd_range_kernel(self.device.queue, launch.kernel, launch.groups, launch.items)
-            self.device.queue.finish()
-            found[launch.name] = found.get(launch.name, 0.0) + time.perf_counter() - start
-        return found
+        if not values.size:
+            return
+        region = self._regions[name]
+        with foreign_errors("copying to the device"):
+            event = cl.enqueue_copy(
+                self.device.queue,
+                region.buffer,
+                np.ascontiguousarray(values),
+                dst_offset=region.offset_bytes + offset_bytes,
+                is_blocking=False,
+            )
+            # An event that is dropped waits for its copy.
+            self._pending.append(event)
+            if len(self._pending) > MAX_PENDING:
+                self.device.queue.finish()
+                self._pending.clear()
+
+    def read(
+        self, name: str, count: int, kind: DTypeLike = np.float32, offset_bytes: int = 0
+    ) -> np.ndarray[Any, Any]:
+        """Copy `count` values from a named buffer, after everything enqueued so far."""
+        import pyopencl as cl
+
+        values = np.empty(count, kind)
+        region = self._regions[name]
+        with foreign_errors("copying from the device"):
+            cl.enqueue_copy(
+                self.device.queue,
+                values,
+                region.buffer,
+                src_offset=region.offset_bytes + offset_bytes,
+                is_blocking=True,
+            )
+        self._pending.clear()
+        return values
 
     def upload(self, storage: Storage, values: np.ndarray[Any, Any]) -> None:
-        """Overwrite a storage from its start."""
-        upload(self.device, self.buffers[ARENA], values, storage.offset * self.element_bytes)
+        """Overwrite a storage from its start; `values` must not change until the next `read`."""
+        self.write(ARENA, values, storage.offset * self.element_bytes)
 
     def download(self, view: View) -> np.ndarray[Any, Any]:
         """The values of a tensor of one pixel per image, ``(N, C)``; waits for the queue."""
@@ -212,9 +256,30 @@ class Program:
         count = (view.batch - 1) * place.image + view.channels
         start = (place.storage.offset + place.start) * self.element_bytes
         kind = np.dtype(np.float32 if self.element_bytes == FLOAT_BYTES else np.int8)
-        flat = download(self.device, self.buffers[ARENA], count, start, kind)
+        flat = self.read(ARENA, count, kind, start)
         strides = (place.image * self.element_bytes, self.element_bytes)
         return np.lib.stride_tricks.as_strided(flat, (view.batch, view.channels), strides, writeable=False)
+
+    @property
+    def _ready(self) -> SeparateLaunches | FusedLaunch:
+        assert self._runner is not None, "compile first"
+        return self._runner
+
+    def _allocate(self, sizes_bytes: Mapping[str, int]) -> None:
+        """One memory for all buffers where kernels are fused, else one each."""
+        if not self.device.fuses:
+            self._regions = {
+                name: Region(self.device.allocate(size, f"the {name.replace('_', ' ')} of a network"), 0)
+                for name, size in sizes_bytes.items()
+            }
+            return
+        offsets: dict[str, int] = {}
+        total = 0
+        for name, size in sizes_bytes.items():
+            offsets[name] = total
+            total += round_up(max(size, 1), CELL_BYTES)
+        memory = self.device.allocate(total, f"a network at a batch of {self.batch}")
+        self._regions = {name: Region(memory, offset) for name, offset in offsets.items()}
 
     def _unique(self, name: str) -> str:
         self._count += 1
@@ -243,14 +308,14 @@ class Program:
         arguments: tuple[Argument, ...] = (ARENA, (storage,), storage.floats, stretch)
         return Call("elementwise", "fill_zero_f32", VectorWidth(self.vector), (groups,), arguments)
 
-    def _prepare(self, call: Call) -> Launch:
-        kernel = self.device.kernel(call.source, call.kernel, call.options)
-        kernel.set_args(*(self._resolve(argument) for argument in call.arguments))
-        return Launch(call.kernel, kernel, call.groups, (1,) * len(call.groups))
+    def _prepare(self, call: Call) -> Operation:
+        arguments = tuple(self._resolve(argument) for argument in call.arguments)
+        return Operation(call.source, call.kernel, call.options, call.groups, arguments)
 
     def _resolve(self, argument: Argument) -> Any:
         if isinstance(argument, str):
-            return self.buffers[argument]
+            region = self._regions[argument]
+            return Address(region.offset_bytes) if self.device.fuses else region.buffer
         if isinstance(argument, View):
             argument = argument.place()
         if isinstance(argument, Place):
@@ -264,33 +329,7 @@ class Program:
         return np.int32(argument) if isinstance(argument, int) else argument
 
 
-def upload(device: OpenCLDevice, buffer: Buffer, values: np.ndarray[Any, Any], offset_bytes: int = 0) -> None:
-    """Copy to the device; returns when `values` may change again."""
-    import pyopencl as cl
-
-    with foreign_errors("copying to the device"):
-        cl.enqueue_copy(
-            device.queue, buffer, np.ascontiguousarray(values), dst_offset=offset_bytes, is_blocking=True
-        )
-
-
-def download(
-    device: OpenCLDevice,
-    buffer: Buffer,
-    count: int,
-    offset_bytes: int = 0,
-    kind: DTypeLike = np.float32,
-) -> np.ndarray[Any, Any]:
-    """Copy `count` values from the device, after everything enqueued so far."""
-    import pyopencl as cl
-
-    values = np.empty(count, kind)
-    with foreign_errors("copying from the device"):
-        cl.enqueue_copy(device.queue, values, buffer, src_offset=offset_bytes, is_blocking=True)
-    return values
-
-
-def _shares(storage: Storage, others: Sequence[Storage] | Mapping[Storage, object]) -> bool:
+def _shares(storage: Storage, others: Iterable[Storage]) -> bool:
     start, stop = storage.offset, storage.offset + storage.floats
     return any(
         other is not storage and other.offset < stop and start < other.offset + other.floats

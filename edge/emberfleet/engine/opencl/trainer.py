@@ -23,12 +23,12 @@ from emberfleet.engine.dropout import mask_key
 from emberfleet.engine.memory import ArenaPlan
 from emberfleet.engine.opencl import conv2d, elementwise, loss, optimizer
 from emberfleet.engine.opencl.backward import Backward, Gradients, upstream
-from emberfleet.engine.opencl.device import Buffer, OpenCLDevice
+from emberfleet.engine.opencl.device import OpenCLDevice
 from emberfleet.engine.opencl.forward import Extremes, Forward, Mode, window_of
 from emberfleet.engine.opencl.network import Unit, Values, fuse, vector_width
 from emberfleet.engine.opencl.parameters import ParameterBlock
 from emberfleet.engine.opencl.predictor import Staging, quantization_table
-from emberfleet.engine.opencl.program import FLOAT_BYTES, Program, download, upload
+from emberfleet.engine.opencl.program import FLOAT_BYTES, Program
 from emberfleet.engine.opencl.weights import PackedWeights
 
 KEY_ARGUMENT = 9
@@ -114,8 +114,8 @@ class OpenCLTrainer:
         self._feed(x, labels)
         self._done += 1
         if self._update_at is not None:
-            kernel = self.program.launches[self._update_at].kernel
-            kernel.set_arg(optimizer.RATES_ARGUMENT, optimizer.rates(self.spec.optimizer, rate, self._done))
+            rates = optimizer.rates(self.spec.optimizer, rate, self._done)
+            self.program.set_argument(self._update_at, optimizer.RATES_ARGUMENT, rates)
         self.program.run()
         found = self._loss()
         self._move_ranges()
@@ -180,7 +180,7 @@ class OpenCLTrainer:
         self._compile(packed, jobs, update_at, forward)
 
     def _compile(self, packed: PackedWeights, jobs: Array, update_at: int, forward: Forward) -> None:
-        graph, spec, device = self.graph, self.spec, self.device
+        graph, spec = self.graph, self.spec
         rows = spec.batch * graph.positions
         floats = {
             "params": self._params.floats,
@@ -197,15 +197,11 @@ class OpenCLTrainer:
             "turning_jobs": packed.turning_jobs.size,
             "range_jobs": 4 * len(self._extremes),
         }
-        self._buffers: dict[str, Buffer] = {
-            name: device.allocate(count * FLOAT_BYTES, name.replace("_", " "))
-            for name, count in floats.items()
-        }
-        moved = self.program.compile(self._buffers)
+        moved = self.program.compile({name: count * FLOAT_BYTES for name, count in floats.items()})
         self._update_at = moved[update_at] if jobs.size else None
         nodes = {node.name: index for index, node in enumerate(graph.nodes)}
         self._masks = [
-            (nodes[name], self.program.launches[moved[at]].kernel)
+            (nodes[name], moved[at])
             for name, calls in forward.remembered.dropout_calls.items()
             for at in calls
         ]
@@ -257,8 +253,9 @@ class OpenCLTrainer:
                 for name, values in self._ranges.items()
             }
             self._upload("quantization", quantization_table(params))
-        for node, kernel in self._masks:
-            kernel.set_arg(KEY_ARGUMENT, np.uint32(mask_key(self.spec.seed, self._done, node)))
+        for node, position in self._masks:
+            key = np.uint32(mask_key(self.spec.seed, self._done, node))
+            self.program.set_argument(position, KEY_ARGUMENT, key)
 
     def _loss(self) -> float:
         losses = self._download("losses", self.spec.batch * self.graph.positions)
@@ -280,11 +277,10 @@ class OpenCLTrainer:
                 self._ranges[name] += (1.0 - momentum) * np.array(pair, np.float32)
 
     def _upload(self, name: str, values: np.ndarray[Any, Any], offset: int = 0) -> None:
-        if values.size:
-            upload(self.device, self._buffers[name], values, offset * FLOAT_BYTES)
+        self.program.write(name, values, offset * FLOAT_BYTES)
 
     def _download(self, name: str, count: int, offset: int = 0) -> Float32:
-        return download(self.device, self._buffers[name], count, offset * FLOAT_BYTES)
+        return self.program.read(name, count, np.float32, offset * FLOAT_BYTES)
 
 
 def _range_jobs(extremes: list[Extremes]) -> Array:

@@ -1,0 +1,177 @@
+"""Two ways to run a sequence of kernels: each by a launch of its own, or all by one launch.
+
+Separate launches suit every device. Fused ones are for PoCL, whose groups are threads of the host: there
+a launch costs 45 microseconds where it has to wake threads, and all but one thread sleep between two
+kernels. In a fused launch the threads stay awake for a whole step, and one program is compiled, loaded
+and called instead of dozens. The kernels' text is the same: each .cl file is put into the program once
+for each set of options in use, its names made distinct by `#define`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from emberfleet.core.arrays import Int32
+from emberfleet.engine.opencl.device import (
+    PRELUDE,
+    Buffer,
+    OpenCLDevice,
+    define_options,
+    foreign_errors,
+    read_source,
+)
+
+CELL_BYTES = 64
+"""Buffers lie in one memory at multiples of this."""
+
+COUNTERS_PER_OPERATION = 32
+
+_NAME = re.compile(r"^(?:KERNEL\((\w+)\)|static inline \w+ (\w+)\(|typedef .*?(\w+);)", re.MULTILINE)
+"""What a .cl file defines: kernels, helper functions, types."""
+_MACRO = re.compile(r"^#define (\w+)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One kernel call: where its function is, how it is cut, what it is given."""
+
+    source: str
+    kernel: str
+    options: Any
+    groups: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    """Buffers (`Address` where all lie in one memory), numpy scalars and vectors of at most 16 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A buffer as an argument: its place in the one memory."""
+
+    offset_bytes: int
+
+
+class SeparateLaunches:
+    """A sequence of operations, each a launch of its own."""
+
+    def __init__(self, device: OpenCLDevice, operations: Sequence[Operation]) -> None:
+        self.names = [operation.kernel for operation in operations]
+        self._queue = device.queue
+        self._launches = []
+        for operation in operations:
+            kernel = device.kernel(operation.source, operation.kernel, operation.options)
+            kernel.set_args(*operation.arguments)
+            self._launches.append((kernel, operation.groups, (1,) * len(operation.groups)))
+
+    def run(self, start: int, stop: int) -> None:
+        """Enqueue operations from `start` to before `stop`; does not wait."""
+        import pyopencl as cl
+
+        enqueue = cl.enqueue_nd_range_kernel
+        for kernel, groups, items in self._launches[start:stop]:
+            enqueue(self._queue, kernel, groups, items)
+
+    def set_argument(self, position: int, index: int, value: Any) -> None:
+        """Change one argument of one operation from the next run on."""
+        self._launches[position][0].set_arg(index, value)
+
+
+class FusedLaunch:
+    """A sequence of operations, run by one launch."""
+
+    def __init__(
+        self, device: OpenCLDevice, vector: int, operations: Sequence[Operation], memory: Buffer
+    ) -> None:
+        self.names = [operation.kernel for operation in operations]
+        self._device, self._memory = device, memory
+        self._workers = device.limits.compute_units
+        functions: dict[tuple[str, str, Any], int] = {}
+        cases: list[str] = []
+        width = 1 + max((len(operation.arguments) for operation in operations), default=0)
+        self._table: Int32 = np.zeros((len(operations), width, 4), np.int32)
+        for index, operation in enumerate(operations):
+            key = (operation.source, operation.kernel, operation.options)
+            if key not in functions:
+                functions[key] = len(functions)
+            groups = (*operation.groups, 1, 1)[:3]
+            self._table[index, 0] = (functions[key], *groups)
+            for place, argument in enumerate(operation.arguments):
+                self._put(index, place, argument)
+        sections = list(dict.fromkeys((source, options) for source, _, options in functions))
+        for (source, kernel, options), number in functions.items():
+            example = next(
+                o for o in operations if (o.source, o.kernel, o.options) == (source, kernel, options)
+            )
+            given = ", ".join(f"{_accessor(a)}({i})" for i, a in enumerate(example.arguments))
+            cases.append(
+                f"case {number}: {kernel}_{sections.index((source, options))}(group, {given}); break;"
+            )
+        program = device.build_text("fused", compose(sections, cases, width), vector)
+        with foreign_errors("preparing a network's program"):
+            import pyopencl as cl
+
+            self._kernel = cl.Kernel(program, "run_all")
+        self._rows = device.allocate(max(self._table.nbytes, 16), "the operations of a network")
+        count = len(operations)
+        self._counters = device.allocate(4 * COUNTERS_PER_OPERATION * (count + 1), "counters")
+        self._count = count
+        self._kernel.set_args(memory, self._rows, self._counters, np.zeros(4, np.int32))
+        self._changed = True
+
+    def run(self, start: int, stop: int) -> None:
+        """Enqueue operations from `start` to before `stop`; does not wait."""
+        import pyopencl as cl
+
+        queue = self._device.queue
+        if self._changed:
+            cl.enqueue_copy(queue, self._rows, self._table, is_blocking=False)
+            self._changed = False
+        self._kernel.set_arg(3, np.array([start, stop, self._workers, self._count], np.int32))
+        cl.enqueue_nd_range_kernel(queue, self._kernel, (self._workers,), (1,))
+
+    def set_argument(self, position: int, index: int, value: Any) -> None:
+        """Change one argument of one operation from the next run on; nothing may be running."""
+        self._put(position, index, value)
+        self._changed = True
+
+    def _put(self, position: int, index: int, value: Any) -> None:
+        if isinstance(value, Address):
+            value = np.int32(value.offset_bytes // CELL_BYTES)
+        words = np.atleast_1d(value).view(np.int32)
+        self._table[position, 1 + index, : len(words)] = words
+
+
+def compose(sections: Sequence[tuple[str, Any]], cases: Sequence[str], width: int) -> str:
+    """The text of a program: prelude, each file with its options, the loop over operations."""
+    text = ["#define FUSED", read_source(PRELUDE)]
+    for number, (source, options) in enumerate(sections):
+        body = read_source(source)
+        defined = sorted({"".join(found) for found in _NAME.findall(body)})
+        given = [
+            option[2:].replace("=", " ", 1)
+            for option in define_options(options)
+            if not option.startswith("-DV=")
+        ]
+        text += [f"#define {definition}" for definition in given]
+        text += [f"#define {name} {name}_{number}" for name in defined]
+        text.append(body)
+        names = [definition.split()[0] for definition in given] + defined + _MACRO.findall(body)
+        text += [f"#undef {name}" for name in dict.fromkeys(names)]
+    text += [f"#define FUSED_ROW {width}", "#define FUSED_CASES " + " ".join(cases), read_source("fused")]
+    return "\n".join(text) + "\n"
+
+
+def _accessor(argument: Any) -> str:
+    """The macro of fused.cl that reads an argument."""
+    if isinstance(argument, Address):
+        return "P"
+    kind, size = np.asarray(argument).dtype, np.asarray(argument).size
+    if kind == np.float32:
+        return "F" if size == 1 else "F4"
+    if kind == np.uint32:
+        return "U"
+    return "I" if size == 1 else "I2" if size == 2 else "I4"
