@@ -88,8 +88,15 @@ def find_name_field(record: bytes, read: Callable[[int, int], bytes]) -> int | N
     return found[0] if len(found) == 1 else None
 
 
-def mend_unknown_cpu(device: PoclDevice, platform_version: str) -> str | None:
+def mend_unknown_cpu(
+    device: PoclDevice, platform_version: str, neighbours: Iterable[PoclDevice] = ()
+) -> str | None:
     """Give a PoCL 3.x device that calls its processor "generic" a name its LLVM can build for.
+
+    Args:
+        device: The device.
+        platform_version: What its platform calls itself.
+        neighbours: The platform's devices: their records may lie directly behind this one's.
 
     Returns:
         The name now in use, or None where nothing was changed: another driver, a processor that
@@ -111,7 +118,8 @@ def mend_unknown_cpu(device: PoclDevice, platform_version: str) -> str | None:
         os.close(memory)
         return None
     try:
-        record = _read(memory, address, RECORD_BYTES)
+        behind = [other.int_ptr - address for other in neighbours if other.int_ptr > address]
+        record = _read(memory, address, min([RECORD_BYTES, *behind]))
         offset = find_name_field(record, lambda at, size: _read(memory, at, size))
     finally:
         os.close(memory)
