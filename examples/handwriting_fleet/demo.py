@@ -28,7 +28,6 @@ from emberfleet.converters.bundle import build_bundle
 from emberfleet.core.arrays import Int64
 from emberfleet.core.signing import SigningKey
 from emberfleet.engine.backend import Backend
-from emberfleet.engine.opencl.backend import OpenCLBackend
 from emberfleet.engine.selection import choose_backend
 from emberfleet.runtime.local_training import train_update
 from emberfleet.runtime.retraining import RetrainPlan
@@ -205,7 +204,7 @@ class Demo:
     def _compile(self, base: TrainedModel, engine: Backend) -> None:
         """Take one step as a device does, so that sixty processes find the kernels compiled.
 
-        It takes half a minute on a machine that never ran this network, and a moment on all others.
+        It takes seconds on a machine that never ran this network, and a moment on all others.
         """
         settings = {
             name.removeprefix("training."): value
@@ -214,8 +213,6 @@ class Demo:
         }
         plan = replace(RetrainPlan.from_settings(settings), epochs=1)
         train_update(base, self.base_data.subset(np.arange(plan.batch)), plan, self.seed, engine)
-        if isinstance(engine, OpenCLBackend):
-            engine.device.keep_binaries()
 
     def _run_fleet(self, first: Path) -> tuple[list[dict[str, Any]], list[Path]]:
         """Server, devices, rounds; returns a row per round and every published bundle."""

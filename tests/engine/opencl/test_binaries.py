@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-import emberfleet.engine.opencl.device as device_module
 from emberfleet.engine.opencl import binaries
 from emberfleet.engine.opencl.device import OpenCLDevice
 
@@ -46,27 +46,43 @@ def test_each_part_of_a_key_counts() -> None:
     assert len({binaries.key("a", "b"), binaries.key("ab", ""), binaries.key("a", "c")}) == 3
 
 
-def test_a_kept_program_is_run_without_its_source(
+def test_a_composed_program_is_compiled_once_and_then_loaded(
     device: OpenCLDevice, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     import pyopencl as cl
 
-    if not device.reads_binaries:
+    if not device.keeps_binaries:
         pytest.skip("binaries are kept for PoCL only")
     source = "__kernel void f(__global float *x) { x[get_global_id(0)] = 7.0f; }"
-    monkeypatch.setattr(device_module, "read_source", lambda name: source if name == "f" else "")
-    monkeypatch.setattr(device, "_unsaved", {})
+    compiled: list[str] = []
+    compile_ = OpenCLDevice._compile
+
+    def counting(self: OpenCLDevice, name: str, *rest: Any) -> Any:
+        compiled.append(name)
+        return compile_(self, name, *rest)
+
+    monkeypatch.setattr(OpenCLDevice, "_compile", counting)
+    for times in (1, 1):
+        monkeypatch.setattr(device, "_programs", {})
+        kernel = cl.Kernel(device.build_text("f", source, 4), "f")
+        assert len(compiled) == times
+        assert len(list(cache.iterdir())) == 1
+        buffer = device.allocate(64, "a test")
+        kernel.set_args(buffer)
+        cl.enqueue_nd_range_kernel(device.queue, kernel, (4,), (1,))
+        found = np.empty(5, np.float32)
+        cl.enqueue_copy(device.queue, found, buffer)
+        np.testing.assert_array_equal(found, [7, 7, 7, 7, 0])
+
+
+def test_a_binary_that_the_driver_refuses_is_built_again(
+    device: OpenCLDevice, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not device.keeps_binaries:
+        pytest.skip("binaries are kept for PoCL only")
+    source = "__kernel void f(__global float *x) { x[0] = 3.0f; }"
     monkeypatch.setattr(device, "_programs", {})
-    device.build("f")
-    assert device.keep_binaries() == 1
-    assert device.keep_binaries() == 0
-    assert len(list(cache.iterdir())) == 1
-    device._programs.clear()
-    kernel = device.kernel("f", "f")
-    assert device._unsaved == {}
-    buffer = device.allocate(64, "a test")
-    kernel.set_args(buffer)
-    cl.enqueue_nd_range_kernel(device.queue, kernel, (4,), (1,))
-    found = np.empty(5, np.float32)
-    cl.enqueue_copy(device.queue, found, buffer)
-    np.testing.assert_array_equal(found, [7, 7, 7, 7, 0])
+    monkeypatch.setattr(binaries, "load", lambda name: b"not a program")
+    with caplog.at_level(logging.WARNING):
+        device.build_text("f", source, 4)
+    assert "building it again" in caplog.text

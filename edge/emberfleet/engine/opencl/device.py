@@ -63,10 +63,9 @@ class OpenCLDevice:
     flags: tuple[str, ...] = ()
     fuses: bool = False
     """Whether its groups are threads of the host, so that one launch may run all kernels of a program."""
-    reads_binaries: bool = False
-    """Whether programs kept by `keep_binaries` are used: for PoCL, whose own cache is slow to read."""
+    keeps_binaries: bool = False
+    """Whether composed programs are kept as binaries: for PoCL, whose own cache is slow to read."""
     _programs: dict[tuple[str, Any], Program] = field(default_factory=dict, repr=False)
-    _unsaved: dict[str, Program] = field(default_factory=dict, repr=False)
 
     def build(self, source_name: str, options: DataclassInstance | None = None) -> Program:
         """Build ``<source_name>.cl`` with the options as ``-D`` definitions, or take it from the cache.
@@ -77,14 +76,20 @@ class OpenCLDevice:
         key = (source_name, options)
         if key not in self._programs:
             source = read_source(PRELUDE) + "\n" + read_source(source_name)
-            self._programs[key] = self._compile(source_name, source, define_options(options))
+            definitions = define_options(options)
+            if not any(definition.startswith("-DV=") for definition in definitions):
+                definitions.append(f"-DV={self.limits.vector_width}")
+            self._programs[key] = self._compile(source_name, source, definitions)
         return self._programs[key]
 
     def build_text(self, name: str, source: str, vector: int) -> Program:
-        """Build a program composed by the caller (see `build`); `name` is for messages."""
+        """Build a program composed by the caller (see `build`); `name` is for messages.
+
+        Where the device keeps binaries, one is taken from the disk or left there for later processes.
+        """
         key = (source, vector)
         if key not in self._programs:
-            self._programs[key] = self._compile(name, source, [f"-DV={vector}"])
+            self._programs[key] = self._load_or_compile(name, source, [f"-DV={vector}"])
         return self._programs[key]
 
     def kernel(self, source_name: str, kernel_name: str, options: DataclassInstance | None = None) -> Kernel:
@@ -114,43 +119,34 @@ class OpenCLDevice:
             self.queue.finish()
         return buffer
 
-    def _compile(self, source_name: str, source: str, definitions: list[str]) -> Program:
+    def _compile(self, name: str, source: str, definitions: list[str]) -> Program:
         import pyopencl as cl
 
-        arguments = [*self.flags, *definitions]
-        if not any(argument.startswith("-DV=") for argument in arguments):
-            arguments.append(f"-DV={self.limits.vector_width}")
-        name = binaries.key(source, *arguments, self.name, self.driver)
-        kept = binaries.load(name) if self.reads_binaries else None
+        with foreign_errors(f"building {name}.cl for '{self.name}'"):
+            return cl.Program(self.context, source).build(options=[*self.flags, *definitions])
+
+    def _load_or_compile(self, name: str, source: str, definitions: list[str]) -> Program:
+        import pyopencl as cl
+
+        if not self.keeps_binaries:
+            return self._compile(name, source, definitions)
+        key = binaries.key(source, *self.flags, *definitions, self.name, self.driver)
+        kept = binaries.load(key)
         if kept is not None:
             try:
-                with foreign_errors(f"loading {source_name}.cl for '{self.name}'"):
-                    return cl.Program(self.context, self.context.devices, [kept]).build()
+                return self._load(name, kept)
             except DeviceError as error:
                 _log.warning("%s; building it again", error)
-        with foreign_errors(f"building {source_name}.cl for '{self.name}'"):
-            program = cl.Program(self.context, source).build(options=arguments)
-        self._unsaved[name] = program
-        return program
+        built = self._compile(name, source, definitions)
+        with foreign_errors(f"reading the binary of {name}.cl"):
+            binaries.save(key, built.get_info(cl.program_info.BINARIES)[0])
+        return built
 
-    def keep_binaries(self) -> int:
-        """Keep the programs built so far on disk, so that later processes start in a quarter of the time.
-
-        Worth it for nets that many processes will run: PoCL takes about half a second per program.
-
-        Returns:
-            How many programs were written.
-        """
+    def _load(self, name: str, binary: bytes) -> Program:
         import pyopencl as cl
 
-        if not self.reads_binaries:
-            return 0
-        count = len(self._unsaved)
-        while self._unsaved:
-            name, program = self._unsaved.popitem()
-            with foreign_errors("reading a program's binary"):
-                binaries.save(name, program.get_info(cl.program_info.BINARIES)[0])
-        return count
+        with foreign_errors(f"loading {name}.cl for '{self.name}'"):
+            return cl.Program(self.context, self.context.devices, [binary]).build()
 
 
 def define_options(options: DataclassInstance | None) -> list[str]:
@@ -257,7 +253,7 @@ def _open(platform: str | None, threads: int | None) -> OpenCLDevice:
             cpu_name=cpu_name,
             flags=flags,
             fuses="pocl" in version.lower() and bool(found.type & cl.device_type.CPU),
-            reads_binaries="pocl" in version.lower(),
+            keeps_binaries="pocl" in version.lower(),
         )
 
 
