@@ -30,7 +30,8 @@ def test_name_needs_every_instruction_of_the_processor(flags: str, name: str | N
 
 def test_flags_are_those_of_the_first_processor() -> None:
     assert processor_flags("processor\t: 0\nflags\t\t: fma avx2\n\nflags\t\t: other\n") == {"fma", "avx2"}
-    assert processor_flags("Features : asimd") == frozenset()
+    assert processor_flags("processor\t: 0\nFeatures\t: asimd asimddp\n") == {"asimd", "asimddp"}
+    assert processor_flags("CPU part : 0xd0b") == frozenset()
 
 
 class Memory:

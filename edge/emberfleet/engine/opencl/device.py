@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from emberfleet.core.errors import ConfigError, DeviceError
 from emberfleet.engine.opencl import binaries
-from emberfleet.engine.opencl.pocl_cpu import mend_unknown_cpu
+from emberfleet.engine.opencl.pocl_cpu import mend_unknown_cpu, processor_flags
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -61,6 +62,8 @@ class OpenCLDevice:
     cpu_name: str | None = None
     """The name `pocl_cpu` gave the processor, or None where nothing needed mending."""
     flags: tuple[str, ...] = ()
+    features: frozenset[str] = frozenset()
+    """OpenCL extensions, and for a processor its flags as Linux names them."""
     fuses: bool = False
     """Whether its groups are threads of the host, so that one launch may run all kernels of a program."""
     keeps_binaries: bool = False
@@ -252,6 +255,7 @@ def _open(platform: str | None, threads: int | None) -> OpenCLDevice:
             queue=queue,
             cpu_name=cpu_name,
             flags=flags,
+            features=_features(found),
             fuses="pocl" in version.lower() and bool(found.type & cl.device_type.CPU),
             keeps_binaries="pocl" in version.lower(),
         )
@@ -302,6 +306,18 @@ def _choose(platforms: list[Any], wanted: str | None, threads: int | None) -> An
     one_thread = (threads or len(os.sched_getaffinity(0))) == 1
     processors.sort(key=lambda device: str(device.name).startswith("basic") != one_thread)
     return (processors or devices)[0]
+
+
+def _features(device: Any) -> frozenset[str]:
+    import pyopencl as cl
+
+    extensions = frozenset(str(device.extensions).split())
+    if not device.type & cl.device_type.CPU:
+        return extensions
+    try:
+        return extensions | processor_flags(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        return extensions
 
 
 def _limits(device: Any, cpu_name: str | None) -> Limits:

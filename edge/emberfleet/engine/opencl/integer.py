@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from emberfleet.core.arrays import Array, Float32, Int8
+from emberfleet.core.errors import ShapeError
 from emberfleet.core.graph import Padding
 from emberfleet.core.integer import (
     IntegerAdd,
@@ -18,14 +23,23 @@ from emberfleet.core.integer import (
     IntegerReshape,
     output_limits,
 )
+from emberfleet.core.quantization import QMAX, QMIN
 from emberfleet.engine.batches import check_codes
-from emberfleet.engine.opencl import conv2d_s8
-from emberfleet.engine.opencl.conv2d_s8 import Dot
+from emberfleet.engine.opencl.conv2d_s8 import Branch, PackedConvs, forward
 from emberfleet.engine.opencl.device import OpenCLDevice
-from emberfleet.engine.opencl.layout import NO_HALO, View, image_shape
+from emberfleet.engine.opencl.dot import Dot, choose_form, exact_form
+from emberfleet.engine.opencl.layout import NO_HALO, View, image_shape, round_up
 from emberfleet.engine.opencl.network import widest
 from emberfleet.engine.opencl.predictor import Staging
-from emberfleet.engine.opencl.program import ARENA, Program
+from emberfleet.engine.opencl.program import ARENA, Argument, Program
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """Compile-time constants of integer.cl: bytes per vector, whether codes are stored with 128 added."""
+
+    v: int
+    unsigned: bool
 
 
 class OpenCLIntegerPredictor:
@@ -40,34 +54,41 @@ class OpenCLIntegerPredictor:
             device: Where it runs.
             network: What it runs.
             batch: Images at a time.
-            dot: The form of dot product wherever it is exact; None: the fastest exact one.
+            dot: The form of dot product wherever it is exact; None: the fastest that the device can do.
+
+        Raises:
+            DeviceError: the device lacks that form.
         """
         self.network, self.batch = network, batch
         self.program = Program(device, device.limits.vector_width, batch, element_bytes=1)
-        self._wanted = dot
+        self.dot = choose_form(device, dot)
+        self._codes = Codes(self.program.vector, bool(self.dot.offset))
         self._halos = _halos(network)
         self._slots = _concat_slots(network, self.program.vector)
         self._views: dict[str, View] = {}
-        self._packed: dict[str, list[Array]] = {"weights_f32": [], "weights_s8": [], "numbers": []}
-        for op in network.ops:
-            self._record(op)
+        self._packed = PackedConvs()
         self._input, self._output = self._view(network.input), self._view(network.output)
+        for op in network.ops:
+            self._view(op.output)
+        self._fill_halos()
+        quantized = self._quantize()
+        for ops in _together(network, self._views):
+            self._record(ops)
         self.program.hold(self._input.images, first=True)
         self.program.hold(self._output.images, last=True)
-        packed = {
-            name: np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.zeros(1, np.int32)
-            for name, arrays in self._packed.items()
-        }
-        self.program.compile({name: values.nbytes for name, values in packed.items()})
-        for name, values in packed.items():
-            self.program.write(name, values)
-        point = network.input_tensor.params.zero_point
-        self._staging = Staging(self._input, np.int8, point)
+        self._start(quantized)
 
     def run(self, x: Float32) -> Float32:
         """See `engine.backend.IntegerPredictor.run`."""
-        q = self.run_integer(self.network.input_tensor.params.quantize(x))
-        return self.network.output_tensor.params.dequantize(q)
+        shape = self.network.input_tensor.shape
+        if x.ndim != 4 or x.shape[1:] != shape:
+            raise ShapeError(f"images are {x.shape}, expected (n, {', '.join(map(str, shape))})")
+        values = np.asarray(x, np.float32)
+        out = self._empty(len(x))
+        for start in range(0, len(x), self.batch):
+            self.program.write("pixels", values[start : start + self.batch])
+            self._finish(out, start, self._first)
+        return self.network.output_tensor.params.dequantize(out)
 
     def run_integer(self, q: Int8) -> Int8:
         """See `engine.backend.IntegerPredictor.run_integer`.
@@ -76,15 +97,46 @@ class OpenCLIntegerPredictor:
             ShapeError: `q` is not ``(n, H, W, C)`` int8.
         """
         check_codes(self.network.input_tensor.shape, q)
-        shape = self.network.output_tensor.shape
-        out = np.empty((len(q), *shape), np.int8)
+        out = self._empty(len(q))
         for start in range(0, len(q), self.batch):
-            part = q[start : start + self.batch]
+            part = self._stored(q[start : start + self.batch])
             self.program.upload(self._input.images, self._staging.fill(part))
-            self.program.run()
-            found = self.program.download(self._output)[: len(part)]
-            out[start : start + len(part)] = found.reshape(-1, *shape)
+            self._finish(out, start, self._first + 1)
         return out
+
+    def _start(self, quantized: int) -> None:
+        """Build, copy the weights, fill the halos once: their storages are never shared."""
+        packed = {
+            "weights": np.concatenate([*self._packed.weights, np.zeros(64, np.int8)]),
+            "numbers": np.concatenate([*self._packed.numbers, np.zeros(16, np.int32)]),
+        }
+        shape = self.network.input_tensor.shape
+        pixels = self.batch * math.prod(shape) + self.program.vector
+        sizes = {name: values.nbytes for name, values in packed.items()}
+        self._first = self.program.compile({**sizes, "pixels": 4 * pixels})[quantized]
+        for name, values in packed.items():
+            self.program.write(name, values)
+        self.program.run(0, self._first)
+        self.program.read("numbers", 1, np.int32)
+        point = self._point(self.network.input)
+        self._staging = Staging(self._input, np.uint8 if self._codes.unsigned else np.int8, point)
+
+    def _finish(self, out: Int8, start: int, first: int) -> None:
+        """Run the network on what was uploaded and put its codes where they belong."""
+        self.program.run(first)
+        part = out[start : start + self.batch]
+        part[...] = self._stored(self.program.download(self._output)[: len(part)]).reshape(part.shape)
+
+    def _empty(self, count: int) -> Int8:
+        return np.empty((count, *self.network.output_tensor.shape), np.int8)
+
+    def _stored(self, codes: Array) -> Array:
+        """Codes as they are stored, or the other way round: adding 128 is flipping the highest bit."""
+        return codes ^ np.int8(-128) if self._codes.unsigned else codes
+
+    def _point(self, name: str) -> int:
+        """The zero point of a tensor as it is stored."""
+        return self.network.tensors[name].params.zero_point + self.dot.offset
 
     def _view(self, name: str) -> View:
         if name not in self._views:
@@ -97,40 +149,62 @@ class OpenCLIntegerPredictor:
         return self._views[name]
 
     def _place(self, name: str, shape: tuple[int, int, int]) -> View:
-        """New storage; a halo is filled with the zero point before the tensor is written."""
         program = self.program
         inside = [child for child, (parent, _) in self._slots.items() if parent == name]
         halo = widest([self._halos.get(child, NO_HALO) for child in (name, *inside)])
-        is_input = name == self.network.input
         only_conv = all(isinstance(op, IntegerConv) for op in self.network.ops if name in op.inputs)
-        view = program.images(name, shape, halo, padded=not (is_input and only_conv))
+        if name == self.network.input and only_conv:
+            grains = round_up(shape[2], self.dot.grain)
+            view = replace(program.images(name, (*shape[:2], grains), halo, padded=False), channels=shape[2])
+        else:
+            view = program.images(name, shape, halo)
         view.images.has_gaps = False
-        if halo != NO_HALO and not is_input:
-            groups = max(1, min(view.images.floats // 16384, 4 * program.device.limits.compute_units))
-            stretch = -(-view.images.floats // groups)
-            point = self.network.tensors[name].params.zero_point
-            program.emit(
-                "integer", "fill_s8", (groups,),
-                ARENA, (view.images,), view.images.floats, stretch, point,
-            )  # fmt: skip
         return view
 
-    def _record(self, op: IntegerOp) -> None:
+    def _fill_halos(self) -> None:
+        """Record what runs once: the zero point in every halo, which keeps its bytes from then on."""
         program = self.program
+        places = {id(view.images): (name, view.images) for name, view in self._views.items()}
+        for name, images in places.values():
+            if images.halo == NO_HALO:
+                continue
+            program.hold(images, first=True, last=True)
+            groups = max(1, min(images.floats // 16384, 4 * program.device.limits.compute_units))
+            stretch = -(-images.floats // groups)
+            self._emit("fill_s8", (groups,), ARENA, (images,), images.floats, stretch, self._point(name))
+
+    def _quantize(self) -> int:
+        """Record the rounding of the input; returns its position."""
+        params, view = self.network.input_tensor.params, self._input
+        inverse = float(np.float32(1.0) / np.float32(params.scale))
+        low, high = float(QMIN - params.zero_point), float(QMAX - params.zero_point)
+        position = self.program.recorded
+        self._emit(
+            "quantize_s8", (view.height, view.batch), "pixels", ARENA, view,
+            (view.height, view.width, view.channels, view.images.channels),
+            (inverse, low, high, float(self._point(self.network.input))),
+        )  # fmt: skip
+        return position
+
+    def _emit(self, kernel: str, groups: tuple[int, ...], *arguments: Argument) -> None:
+        self.program.emit("integer", kernel, groups, *arguments, options=self._codes)
+
+    def _record(self, ops: tuple[IntegerOp, ...]) -> None:
+        op = ops[0]
         sources = [self._view(name) for name in op.inputs]
         y = self._view(op.output)
         x = sources[0]
         match op:
             case IntegerConv():
-                self._conv(op, x, y)
+                self._convs([conv for conv in ops if isinstance(conv, IntegerConv)], x)
             case IntegerMaxPool():
-                program.emit(
-                    "integer", "max_pool_s8", (y.height, y.batch), ARENA, ARENA, x, y,
-                    (*op.kernel, *op.stride), (y.width, y.channels, x.height, x.width), op.padding[:2],
+                self._emit(
+                    "max_pool_s8", (y.height, y.batch), ARENA, ARENA, x, y, (*op.kernel, *op.stride),
+                    (y.width, y.padded_channels, x.height, x.width), op.padding[:2],
                 )  # fmt: skip
             case IntegerAveragePool():
-                size = (x.height, x.width, x.channels, 0)
-                program.emit("integer", "average_pool_s8", (y.batch,), ARENA, ARENA, x, y, size)
+                groups = (y.padded_channels // y.vector, y.batch)
+                self._emit("average_pool_s8", groups, ARENA, ARENA, x, y, (x.height, x.width))
             case IntegerConcat():
                 if any(self._slots.get(name, ("", 0))[0] != op.output for name in op.inputs):
                     first = 0
@@ -139,41 +213,53 @@ class OpenCLIntegerPredictor:
                         self._rows("copy_s8", target, ARENA, ARENA, source, target)
                         first += source.channels
             case IntegerAdd():
-                points = tuple(self.network.tensors[name].params.zero_point for name in op.inputs)
+                points = tuple(self._point(name) for name in op.inputs)
                 self._rows(
                     "add_s8", y, ARENA, ARENA, ARENA, *sources, y,
                     after=(points, (*op.multipliers, 0), (*op.shifts, 0), self._limits(op)),
                 )  # fmt: skip
             case IntegerRelu():
-                factor = (self.network.tensors[op.input].params.zero_point, op.multiplier, op.shift, 0)
+                factor = (self._point(op.input), op.multiplier, op.shift, 0)
                 self._rows("relu_s8", y, ARENA, ARENA, x, y, after=(factor, self._limits(op)))
             case IntegerReshape():
                 shapes = [(v.height, v.width, v.channels, 0) for v in (x, y)]
-                program.emit("integer", "reshape_s8", (y.batch,), ARENA, ARENA, x, y, *shapes)
+                self._emit("reshape_s8", (y.batch,), ARENA, ARENA, x, y, *shapes)
 
     def _rows(
         self, kernel: str, y: View, *arguments: str | View, after: tuple[tuple[int, ...], ...] = ()
     ) -> None:
         """Record a kernel that takes one output row of one image per group."""
-        groups = (y.height, y.batch)
-        self.program.emit("integer", kernel, groups, *arguments, (y.width, y.channels), *after)
+        self._emit(kernel, (y.height, y.batch), *arguments, (y.width, y.channels), *after)
 
-    def _conv(self, op: IntegerConv, x: View, y: View) -> None:
-        forms = conv2d_s8.allowed_forms(op)
-        dot = self._wanted if self._wanted in forms else forms[0]
-        assert dot is not None
-        weights = self._packed["weights_f32" if dot is Dot.FLOAT else "weights_s8"]
-        numbers = self._packed["numbers"]
-        offsets = (sum(a.size for a in weights), sum(a.size for a in numbers))
-        weights.append(conv2d_s8.pack_weights(op, dot, y.padded_channels))
-        point = self.network.tensors[op.input].params.zero_point
-        numbers.append(conv2d_s8.pack_numbers(op, point, y.padded_channels))
-        conv2d_s8.forward(self.program, x, y, op, dot, offsets, self._limits(op)[:3])
+    def _convs(self, ops: list[IntegerConv], x: View) -> None:
+        branches = [Branch(op, self._view(op.output), self._limits(op)) for op in ops]
+        form = exact_form(self.dot, max(op.weights[0].size for op in ops))
+        forward(self.program, x, branches, self._point(ops[0].input), form, self.dot.offset, self._packed)
 
     def _limits(self, op: IntegerConv | IntegerAdd | IntegerRelu) -> tuple[int, int, int, int]:
-        params = self.network.tensors[op.output].params
+        """Zero point, lowest and highest code as they are stored."""
+        params, offset = self.network.tensors[op.output].params, self.dot.offset
         low, high = output_limits(op, params)
-        return params.zero_point, low, high, 0
+        return params.zero_point + offset, low + offset, high + offset, 0
+
+
+def _together(network: IntegerNetwork, views: Mapping[str, View]) -> Iterator[tuple[IntegerOp, ...]]:
+    """The operations in order; convolutions of one tensor into one storage come as one."""
+    waiting: list[IntegerOp] = []
+    for op in network.ops:
+        if waiting and not _joins(waiting[0], op, views):
+            yield tuple(waiting)
+            waiting = []
+        waiting.append(op)
+    if waiting:
+        yield tuple(waiting)
+
+
+def _joins(first: IntegerOp, op: IntegerOp, views: Mapping[str, View]) -> bool:
+    if not (isinstance(first, IntegerConv) and isinstance(op, IntegerConv)):
+        return False
+    same = first.input == op.input and first.stride == op.stride
+    return same and views[first.output].images is views[op.output].images
 
 
 def _halos(network: IntegerNetwork) -> dict[str, Padding]:

@@ -61,8 +61,8 @@ def llvm_cpu_name(flags: Iterable[str]) -> str | None:
 
 
 def processor_flags(cpuinfo: str) -> frozenset[str]:
-    """The feature flags of the first processor in the text of ``/proc/cpuinfo``."""
-    found = re.search(r"^flags\s*:\s*(.*)$", cpuinfo, re.MULTILINE)
+    """The feature flags of the first processor in the text of ``/proc/cpuinfo`` (Arm: Features)."""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", cpuinfo, re.MULTILINE)
     return frozenset(found.group(1).split()) if found else frozenset()
 
 
