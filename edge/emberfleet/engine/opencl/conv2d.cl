@@ -116,52 +116,58 @@ KERNEL(conv2d_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN weight, GLOBAL_IN bias,
 #ifdef KC
 // xv, yv, taps as above.   size: H, W of dy, C of x, rows (n and h together) per part.
 // pv: offset of the partial sums, floats from one part to the next, padded O, rows in all.
+// block: rows whose x and dy stay in the fast cache while all window places and channels pass over them.
 KERNEL(conv2d_backward_weight_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT partial, const int4 xv,
-                                       const int4 taps, const int4 yv, const int4 size, const int4 pv)
+                                   const int4 taps, const int4 yv, const int4 size, const int4 pv, const int block)
 {
 #pragma OPENCL FP_CONTRACT ON
     const int o0 = GROUP(0) * (NV * V), part = GROUP(1);
     const int c_step = size.z / KC;
     const int first = part * size.w, end = MIN_OF(first + size.w, pv.w);
     GLOBAL_OUT out = partial + pv.x + part * pv.y + o0;
-    for (int kh = 0; kh < taps.x; kh += KY)
-        for (int kw = 0; kw < taps.y; kw++)
-            for (int c = 0; c < c_step; c++) {
-                vec acc[KY][KC][NV];
-                #pragma unroll
-                for (int i = 0; i < KY; i++)
+    for (int start = first; start < end; start += block) {
+        const int stop = MIN_OF(start + block, end);
+        for (int kh = 0; kh < taps.x; kh += KY)
+            for (int kw = 0; kw < taps.y; kw++)
+                for (int c = 0; c < c_step; c++) {
+                    GLOBAL_OUT target = out + ((kh * taps.y + kw) * size.z + c) * pv.z;
+                    const int down = taps.y * size.z * pv.z, across = c_step * pv.z;
+                    vec acc[KY][KC][NV];
                     #pragma unroll
-                    for (int k = 0; k < KC; k++)
+                    for (int i = 0; i < KY; i++)
                         #pragma unroll
-                        for (int v = 0; v < NV; v++) acc[i][k][v] = (vec)(0.0f);
-                for (int row = first; row < end; row++) {
-                    const int n = row / size.x, h = row % size.x;
-                    GLOBAL_IN a = x + xv.x + n * xv.y + h * xv.z + kh * taps.z + kw * taps.w + c;
-                    GLOBAL_IN g = dy + yv.x + n * yv.y + h * yv.z + o0;
-                    for (int w = 0; w < size.y; w++, a += xv.w, g += yv.w) {
-                        vec gradient[NV];
-                        #pragma unroll
-                        for (int v = 0; v < NV; v++) gradient[v] = LOAD(g + v * V);
-                        // The channels of a tile lie c_step apart: adjacent ones would be loaded as one
-                        // vector and shuffled, which is slower than broadcasting from memory.
-                        #pragma unroll
-                        for (int i = 0; i < KY; i++)
+                        for (int k = 0; k < KC; k++)
                             #pragma unroll
-                            for (int k = 0; k < KC; k++) {
-                                const vec value = (vec)(a[i * taps.z + k * c_step]);
+                            for (int v = 0; v < NV; v++)
+                                acc[i][k][v] =
+                                    start == first ? (vec)(0.0f) : LOAD(target + i * down + k * across + v * V);
+                    for (int row = start; row < stop; row++) {
+                        const int n = row / size.x, h = row % size.x;
+                        GLOBAL_IN a = x + xv.x + n * xv.y + h * xv.z + kh * taps.z + kw * taps.w + c;
+                        GLOBAL_IN g = dy + yv.x + n * yv.y + h * yv.z + o0;
+                        for (int w = 0; w < size.y; w++, a += xv.w, g += yv.w) {
+                            vec gradient[NV];
+                            #pragma unroll
+                            for (int v = 0; v < NV; v++) gradient[v] = LOAD(g + v * V);
+                            // The channels of a tile lie c_step apart: adjacent ones would be loaded as one
+                            // vector and shuffled, which is slower than broadcasting from memory.
+                            #pragma unroll
+                            for (int i = 0; i < KY; i++)
                                 #pragma unroll
-                                for (int v = 0; v < NV; v++) acc[i][k][v] += value * gradient[v];
-                            }
+                                for (int k = 0; k < KC; k++) {
+                                    const vec value = (vec)(a[i * taps.z + k * c_step]);
+                                    #pragma unroll
+                                    for (int v = 0; v < NV; v++) acc[i][k][v] += value * gradient[v];
+                                }
+                        }
                     }
-                }
-                #pragma unroll
-                for (int i = 0; i < KY; i++)
                     #pragma unroll
-                    for (int k = 0; k < KC; k++)
+                    for (int i = 0; i < KY; i++)
                         #pragma unroll
-                        for (int v = 0; v < NV; v++)
-                            STORE(out + (((kh + i) * taps.y + kw) * size.z + c + k * c_step) * pv.z + v * V) =
-                                acc[i][k][v];
-            }
+                        for (int k = 0; k < KC; k++)
+                            #pragma unroll
+                            for (int v = 0; v < NV; v++) STORE(target + i * down + k * across + v * V) = acc[i][k][v];
+                }
+    }
 }
 #endif

@@ -9,34 +9,25 @@ from dataclasses import dataclass
 from emberfleet.core.errors import ShapeError
 from emberfleet.engine.opencl.layout import Place, View, round_up
 from emberfleet.engine.opencl.program import ARENA, Program
+from emberfleet.engine.opencl.tiles import (
+    ForwardShape,
+    ForwardTile,
+    WeightShape,
+    WeightTile,
+    forward_candidates,
+    weight_candidates,
+)
 
 ACCUMULATE, RELU, BIAS, QUANTIZE = 1, 2, 4, 8
 
-REGISTERS = 26
-"""Accumulators of a tile: 32 vector registers less those for the operands."""
+BLOCK_BYTES = 1 << 15
+"""What the weight gradient reads of x and dy before it comes back to the same lines: the fast cache's size
+less a reserve."""
 
-PARTIAL_FLOATS = 1 << 17
-"""How much of x and dy one part of the weight gradient reads at most: they are read once per tile."""
+LINE_BYTES = 64
 
-
-@dataclass(frozen=True, slots=True)
-class ForwardTile:
-    """A tile of `conv2d_forward_f32`: pixels across, down, vectors of output channels."""
-
-    mrx: int
-    mry: int
-    nv: int
-    v: int
-
-
-@dataclass(frozen=True, slots=True)
-class WeightTile:
-    """A tile of `conv2d_backward_weight_f32`: window rows, input channels, vectors of output channels."""
-
-    ky: int
-    kc: int
-    nv: int
-    v: int
+FORWARD_LINE, WEIGHT_LINE = 96, 32
+"""Pixels of a row, about, where images and rows are merged to one line and cut anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +80,7 @@ def forward(
     done = epilogue or Epilogue()
     check_window(x, y, window)
     walk = walk_pixels(x, y, window, program)
-    tile = forward_tile(walk, y.padded_channels, program.vector)
+    tile = _forward_tile(program, walk, y.padded_channels, window, weight.channels)
     panels = y.padded_channels // (tile.nv * tile.v)
     block = rows_per_group(walk, tile, panels, program.device.limits.compute_units)
     flags = (
@@ -120,7 +111,7 @@ def forward(
 
 def weight_parts(program: Program, x: View, dy: View, window: Window) -> int:
     """Into how many partial sums `backward_weight` cuts the gradient of the weights."""
-    return _cut_weight(program, walk_pixels(x, dy, window, program), x, dy, window)[2]
+    return _cut_weight(program, walk_pixels(x, dy, window, program, WEIGHT_LINE), x, dy, window).parts
 
 
 def backward_weight(program: Program, x: View, dy: View, window: Window, target: tuple[int, int]) -> None:
@@ -133,77 +124,56 @@ def backward_weight(program: Program, x: View, dy: View, window: Window, target:
         window: Of the forward convolution.
         target: Offset of the first partial sum, floats from one to the next.
     """
-    walk = walk_pixels(x, dy, window, program)
-    tile, each, parts = _cut_weight(program, walk, x, dy, window)
-    panels = dy.padded_channels // (tile.nv * tile.v)
+    walk = walk_pixels(x, dy, window, program, WEIGHT_LINE)
+    cut = _cut_weight(program, walk, x, dy, window)
     images = x.images
     program.emit(
         "conv2d",
         "conv2d_backward_weight_f32",
-        (panels, parts),
+        (dy.padded_channels // (cut.tile.nv * cut.tile.v), cut.parts),
         ARENA,
         ARENA,
         "gradients",
         walk.x,
         (*window.kernel, images.padded_row, images.channels),
         walk.y,
-        (walk.rows, walk.columns, x.channels, each),
+        (walk.rows, walk.columns, x.channels, cut.rows_per_part),
         (*target, dy.padded_channels, walk.images * walk.rows),
-        options=tile,
+        cut.rows_per_block,
+        options=cut.tile,
     )
 
 
-def forward_tile(walk: Walk, padded_outputs: int, vector: int) -> ForwardTile:
-    """The tile with the most multiplications per load that fits the registers and the image."""
-    vectors = padded_outputs // vector
+@dataclass(frozen=True, slots=True)
+class WeightCut:
+    """How a weight gradient is cut."""
 
-    def candidates() -> Iterator[tuple[float, ForwardTile]]:
-        for nv in (value for value in (1, 2, 3, 4) if vectors % value == 0):
-            for mrx in range(1, min(walk.columns, REGISTERS) + 1):
-                for mry in (1, 2, 3, 4) if mrx == walk.columns else (1,):
-                    pixels = mrx * mry
-                    if mry > walk.rows or pixels * nv > REGISTERS:
-                        continue
-                    useful = walk.columns / (mrx * -(-walk.columns // mrx))
-                    useful *= walk.rows / (mry * -(-walk.rows // mry))
-                    reuse = pixels * nv / (pixels + nv) * min(1.0, pixels * nv / 8)
-                    yield useful * reuse, ForwardTile(mrx, mry, nv, vector)
-
-    return max(candidates(), key=lambda scored: scored[0])[1]
+    tile: WeightTile
+    parts: int
+    rows_per_part: int
+    rows_per_block: int
 
 
-def weight_tile(kernel: tuple[int, int], channels: int, padded_outputs: int, vector: int) -> WeightTile:
-    """The tile with the most multiplications per load that fits the registers."""
-    vectors = padded_outputs // vector
-    ky = kernel[0] if kernel[0] <= 3 else 1
-
-    def candidates() -> Iterator[tuple[float, WeightTile]]:
-        for nv in (value for value in (1, 2, 3, 4) if vectors % value == 0):
-            for kc in (value for value in range(1, 17) if channels % value == 0):
-                rows = ky * kc
-                if rows * nv <= REGISTERS:
-                    reuse = rows * nv / (rows + nv) * min(1.0, rows * nv / 8)
-                    yield reuse, WeightTile(ky, kc, nv, vector)
-
-    return max(candidates(), key=lambda scored: scored[0])[1]
+def _forward_tile(program: Program, walk: Walk, outputs: int, window: Window, channels: int) -> ForwardTile:
+    device = program.device
+    shape = ForwardShape(
+        window.kernel, channels, outputs, walk.images, walk.rows, walk.columns, program.vector
+    )
+    tuned = device.tuned.get(shape)
+    return tuned or forward_candidates(shape, device.limits.vector_registers)[0]
 
 
-def _cut_weight(
-    program: Program, walk: Walk, x: View, dy: View, window: Window
-) -> tuple[WeightTile, int, int]:
-    """Tile, rows per part, parts: enough for all cores, each part's operands small enough for the cache."""
-    tile = weight_tile(window.kernel, x.channels, dy.padded_channels, program.vector)
+def _cut_weight(program: Program, walk: Walk, x: View, dy: View, window: Window) -> WeightCut:
+    """Parts enough for all cores; blocks of rows small enough to stay in the fast cache."""
+    device, rows = program.device, walk.images * walk.rows
+    shape = WeightShape(window.kernel, x.channels, dy.padded_channels, rows, walk.columns, program.vector)
+    tile = device.tuned.get(shape) or weight_candidates(shape, device.limits.vector_registers)[0]
     panels = dy.padded_channels // (tile.nv * tile.v)
-    rows = walk.images * walk.rows
-    stride = window.stride[0] * window.stride[1]
-    per_row = walk.columns * (x.images.channels * stride + dy.images.channels)
-    wanted = max(
-        -(-2 * program.device.limits.compute_units // panels),
-        min(rows * per_row // PARTIAL_FLOATS, 8),
-        1,
-    )
-    each = -(-rows // min(rows, wanted))
-    return tile, each, -(-rows // each)
+    parts = min(rows, max(1, -(-4 * device.limits.compute_units // panels)))
+    each = -(-rows // parts)
+    lines = tile.ky * min(tile.kc, -(-x.channels // 16)) + tile.nv
+    block = max(1, BLOCK_BYTES // (walk.columns * lines * LINE_BYTES))
+    return WeightCut(tile, -(-rows // each), each, block)
 
 
 def rows_per_group(walk: Walk, tile: ForwardTile, panels: int, cores: int) -> int:
@@ -213,21 +183,21 @@ def rows_per_group(walk: Walk, tile: ForwardTile, panels: int, cores: int) -> in
     return round_up(each, tile.mry)
 
 
-def walk_pixels(x: View, y: View, window: Window, program: Program) -> Walk:
+def walk_pixels(x: View, y: View, window: Window, program: Program, longest: int = FORWARD_LINE) -> Walk:
     """Merge images and rows where pixels follow one another, so that tiles need not end at a row's end."""
     taps = x.window(window.up, window.left, window.stride)
     out = y.place()
     if y.height == y.width == 1:
-        return _line(y.batch, taps, out, taps.image, out.image, program)
+        return _line(y.batch, taps, out, taps.image, out.image, program, longest)
     if window == Window((1, 1)) and x.contiguous and y.contiguous:
-        return _line(y.batch * y.height * y.width, taps, out, taps.pixel, out.pixel, program)
+        return _line(y.batch * y.height * y.width, taps, out, taps.pixel, out.pixel, program, longest)
     return Walk(y.batch, y.height, y.width, taps, out)
 
 
-def _line(pixels: int, x: Place, y: Place, x_step: int, y_step: int, program: Program) -> Walk:
+def _line(pixels: int, x: Place, y: Place, x_step: int, y_step: int, program: Program, longest: int) -> Walk:
     """A single run of pixels as rows of one length: a divisor of their number near a good one."""
     cores = program.device.limits.compute_units
-    ideal = max(min(96, pixels // (4 * cores)), min(pixels, 12))
+    ideal = max(min(longest, pixels // (4 * cores)), min(pixels, 12))
     length = min((d for d in _divisors(pixels)), key=lambda d: abs(math.log(d / ideal)))
     rows = pixels // length
     return Walk(

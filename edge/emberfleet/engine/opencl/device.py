@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -45,6 +46,8 @@ class Limits:
     compute_units: int
     vector_width: int
     """Floats per vector register: 16, 8 or 4."""
+    vector_registers: int
+    """Of the processor: 32 or 16."""
     max_allocation_bytes: int
     max_work_group: int
     local_bytes: int
@@ -62,6 +65,8 @@ class OpenCLDevice:
     cpu_name: str | None = None
     """The name `pocl_cpu` gave the processor, or None where nothing needed mending."""
     flags: tuple[str, ...] = ()
+    tuned: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """Tiles measured on this device to be the fastest, by the shape of the work (`tiles.py`)."""
     features: frozenset[str] = frozenset()
     """OpenCL extensions, and for a processor its flags as Linux names them."""
     fuses: bool = False
@@ -329,6 +334,7 @@ def _limits(device: Any, cpu_name: str | None) -> Limits:
     return Limits(
         compute_units=int(device.max_compute_units),
         vector_width=width,
+        vector_registers=16 if width < 16 and platform.machine() in ("x86_64", "AMD64") else 32,
         max_allocation_bytes=int(device.max_mem_alloc_size),
         max_work_group=int(device.max_work_group_size),
         local_bytes=int(device.local_mem_size),
