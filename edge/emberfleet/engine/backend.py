@@ -33,12 +33,17 @@ class TrainingSpec:
     range_momentum: float = 0.95
     seed: int = 0
     """Of the dropout masks."""
+    memory_limit_bytes: int | None = None
+    """Most that values, gradients of values and scratch may take; None: no limit. To stay under it, values
+    are computed twice instead of kept; the gradients keep every bit, the steps take longer."""
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ConfigError(f"batch is {self.batch}, expected 1 or more")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ConfigError(f"label_smoothing is {self.label_smoothing}, expected 0 <= value < 1")
+        if self.memory_limit_bytes is not None and self.memory_limit_bytes < 1:
+            raise ConfigError(f"memory_limit_bytes is {self.memory_limit_bytes}, expected 1 or more")
         if not 0.0 <= self.range_momentum <= 1.0:
             raise ConfigError(f"range_momentum is {self.range_momentum}, expected 0 <= value <= 1")
 

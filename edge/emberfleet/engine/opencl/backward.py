@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from emberfleet.core.graph import (
@@ -23,6 +24,7 @@ from emberfleet.engine.opencl.layout import NO_HALO, Images, View
 from emberfleet.engine.opencl.network import Unit, Values, widest
 from emberfleet.engine.opencl.optimizer import Gradient
 from emberfleet.engine.opencl.program import Program
+from emberfleet.engine.opencl.recall import Recall
 from emberfleet.engine.opencl.weights import PackedWeights
 
 
@@ -51,6 +53,7 @@ class Gradients:
         self.program, self.graph, self.values, self.wanted = program, graph, values, wanted
         self._views: dict[str, View] = {}
         self._written: set[str] = set()
+        self._overwrites = self._pairs_in_one_place()
 
     def view(self, name: str) -> View:
         """Where the gradient of a tensor lies."""
@@ -58,6 +61,8 @@ class Gradients:
             if name in self.values.slots:
                 parent, first = self.values.slots[name]
                 self._views[name] = self.view(parent).slice(first, self.values.shape(name)[2])
+            elif name in self._overwrites:
+                self._views[name] = self.view(self._overwrites[name])
             else:
                 frame = self._frame(name)
                 self._views[name] = self.program.images(
@@ -94,6 +99,22 @@ class Gradients:
         )
         return Frame(halo, spread)
 
+    def _pairs_in_one_place(self) -> dict[str, str]:
+        """Inputs of batch norms whose gradient is written over the output's, which nobody reads afterwards."""
+        units = tuple(self.values.units.values())
+        readers = Counter(name for unit in units for name in unit.inputs)
+        found: dict[str, str] = {}
+        for unit in units:
+            name = unit.inputs[0] if unit.inputs else unit.output
+            if (
+                isinstance(unit.node, BatchNorm)
+                and readers[name] == 1
+                and not self.values.slots.keys() & {name, unit.output}
+                and self._frame(name) == self._frame(unit.output)
+            ):
+                found[name] = unit.output
+        return found
+
     def _frame(self, name: str) -> Frame:
         """The frame of the unit that produced it, widened for all that lies inside."""
         frames = [self.own_frame(self.values.units[leaf]) for leaf in self._leaves(name)]
@@ -110,18 +131,24 @@ class Backward:
     """Records the gradients of one unit after the other, last unit first."""
 
     def __init__(
-        self, forward: Forward, packed: PackedWeights, gradients: Gradients, learned: dict[str, Gradient]
+        self,
+        forward: Forward,
+        recall: Recall,
+        packed: PackedWeights,
+        gradients: Gradients,
+        learned: dict[str, Gradient],
     ) -> None:
         """Prepare.
 
         Args:
             forward: The forward pass, recorded.
+            recall: Gives the values of the forward pass that gradients are computed from.
             packed: Transposed weights.
             gradients: Places of the tensors' gradients.
             learned: Places of the learning parameters' gradients.
         """
         self.program: Program = forward.program
-        self.values, self.remembered = forward.values, forward.remembered
+        self.values, self.remembered, self.recall = forward.values, forward.remembered, recall
         self.places = forward.places
         self.packed, self.gradients, self.learned = packed, gradients, learned
 
@@ -132,7 +159,7 @@ class Backward:
         node, program, values = unit.node, self.program, self.values
         dy = self.gradients.view(unit.output)
         if unit.point is not None and not isinstance(node, BatchNorm):
-            raw = values.raw(unit.output)
+            raw = self.recall.raw(unit.output)
             elementwise.quantize_backward(program, raw, dy, dy, self.places[unit.point], accumulate=False)
         wanted = [name in self.gradients.wanted for name in unit.inputs]
         match node:
@@ -143,7 +170,7 @@ class Backward:
                 at = [self.learned.get(f"{node.name}/{part}") for part in ("gamma", "beta")]
                 targets = tuple(-1 if place is None else place.offset for place in at)
                 dx, accumulate = self.gradients.target(unit.inputs[0]) if wanted[0] else (None, False)
-                x = values.view(unit.inputs[0])
+                x = self.recall.view(unit.inputs[0])
                 batch_norm.backward(program, x, dy, dx, norm, saved, (targets[0], targets[1]), accumulate)
             case Concat():
                 if not values.in_place(unit):
@@ -164,7 +191,7 @@ class Backward:
         program, node = self.program, unit.node
         match node:
             case Relu():
-                elementwise.relu_backward(program, self.values.raw(unit.output), dy, dx, accumulate)
+                elementwise.relu_backward(program, self.recall.raw(unit.output), dy, dx, accumulate)
             case MaxPool():
                 winners = self.remembered.winners[unit.output]
                 pool.max_backward(program, dy, dx, node, winners, accumulate)
@@ -181,14 +208,14 @@ class Backward:
     def _conv(self, unit: Unit, node: Conv2D, dy: View) -> None:
         program, window = self.program, window_of(node)
         (name,) = unit.inputs
-        x = self.values.view(name)
         if unit.relu:
-            elementwise.relu_backward(program, self.values.raw(unit.output), dy, dy, accumulate=False)
+            elementwise.relu_backward(program, self.recall.raw(unit.output), dy, dy, accumulate=False)
         bias = self.learned.get(f"{node.name}/bias")
         if bias is not None:
             elementwise.bias_gradient(program, dy, (bias.offset, bias.floats))
         weight = self.learned.get(f"{node.name}/weight")
         if weight is not None:
+            x = self.recall.view(name)
             conv2d.backward_weight(program, x, dy, window, (weight.offset, weight.floats))
         if name in self.gradients.wanted:
             dy = self._framed(unit, dy)

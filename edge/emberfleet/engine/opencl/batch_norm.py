@@ -76,7 +76,7 @@ def forward(program: Program, x: View, y: View, norm: Norm) -> Saved:
 
 
 def repeat(program: Program, x: View, y: View, norm: Norm, saved: Saved) -> None:
-    """Record `y` once more from the same `x`: the same bits, while statistics and extremes stay as they are."""
+    """Record `y` once more from the same `x`: the same bits; statistics and extremes stay."""
     block, panels, channels = _block(x, program.vector)
     size, parts = program.parts(x)
     program.emit(

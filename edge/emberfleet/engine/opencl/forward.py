@@ -93,6 +93,23 @@ class Forward:
 
     def record(self, unit: Unit) -> None:
         """Record the launches of one unit, its rounding included."""
+        rounded = self._compute(unit, again=False)
+        if unit.point is not None and not rounded:
+            self._round(unit, again=False)
+
+    def repeat(self, unit: Unit, rounding: bool) -> None:
+        """Record a unit once more: its rounding alone, or all but a rounding that is a launch of its own.
+
+        The same kernels read the same values and give the same bits; running statistics, extremes
+        and a pool's winners stay as the first pass left them.
+        """
+        if rounding:
+            self._round(unit, again=True)
+        else:
+            self._compute(unit, again=True)
+
+    def _compute(self, unit: Unit, again: bool) -> bool:
+        """Record all but the rounding; returns whether that was taken in."""
         program, values, node = self.program, self.values, unit.node
         y = values.raw(unit.output)
         sources = [values.view(name) for name in unit.inputs]
@@ -103,11 +120,11 @@ class Forward:
             case Conv2D():
                 rounded = self._conv(unit, node)
             case BatchNorm():
-                rounded = self._batch_norm(unit, node)
+                rounded = self._batch_norm(unit, node, again)
             case Relu():
                 elementwise.relu_forward(program, sources[0], y)
             case MaxPool():
-                where = pool.max_forward(program, sources[0], y, node, self.mode.training)
+                where = pool.max_forward(program, sources[0], y, node, self.mode.training and not again)
                 if where is not None:
                     self.remembered.winners[unit.output] = where
             case GlobalAveragePool():
@@ -129,8 +146,7 @@ class Forward:
                 loss.softmax(program, sources[0], y, self.graph.positions, self.graph.classes)
             case _:
                 raise ShapeError(f"node '{node.name}': the OpenCL backend has no '{node.kind}'")
-        if unit.point is not None and not rounded:
-            self._round(unit)
+        return rounded
 
     def weight(self, node: Conv2D) -> conv2d.Weight:
         """Where a convolution's weights are."""
@@ -150,7 +166,11 @@ class Forward:
         conv2d.forward(self.program, x, self.weight(node), y, window_of(node), epilogue)
         return rounding is not None
 
-    def _batch_norm(self, unit: Unit, node: BatchNorm) -> bool:
+    def _batch_norm(self, unit: Unit, node: BatchNorm, again: bool) -> bool:
+        x, y = self.values.view(unit.inputs[0]), self.values.view(unit.output)
+        if again:
+            batch_norm.repeat(self.program, x, y, *self.remembered.norms[unit.output])
+            return True
         at = {part: self.params.offset(f"{node.name}/{part}") for part in ("gamma", "beta")}
         norm = batch_norm.Norm(
             **at,
@@ -162,7 +182,6 @@ class Forward:
             relu=unit.relu,
             rounding=None if unit.point is None else self.places[unit.point],
         )
-        x, y = self.values.view(unit.inputs[0]), self.values.view(unit.output)
         saved = batch_norm.forward(self.program, x, y, norm)
         self.remembered.norms[unit.output] = (norm, saved)
         if unit.point is not None and saved.extremes is not None:
@@ -174,10 +193,10 @@ class Forward:
             return None
         return rounding_numbers(self.mode.fixed_rounding[unit.point])
 
-    def _round(self, unit: Unit) -> None:
+    def _round(self, unit: Unit, again: bool) -> None:
         assert unit.point is not None
         x, y = self.values.raw(unit.output), self.values.view(unit.output)
-        observe = self.mode.training and not isinstance(unit.node, Input)
+        observe = self.mode.training and not again and not isinstance(unit.node, Input)
         found = elementwise.quantize(self.program, x, y, self.places[unit.point], observe)
         if found is not None:
             self._observe(unit.point, found[0], found[1], unit.output)

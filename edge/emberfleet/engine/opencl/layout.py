@@ -34,6 +34,11 @@ class Storage:
     has_gaps: bool = False
     """Some of it (halo, spread pixels, padded channels) is written by nobody and must read as zero."""
 
+    @property
+    def label(self) -> str:
+        """The name that it was asked for by: a tensor computed twice has two storages of one label."""
+        return self.name.rpartition("#")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Place:

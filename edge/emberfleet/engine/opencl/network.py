@@ -117,6 +117,12 @@ class Values:
             self._raw[name] = self.program.images(f"{name}/raw", self.shape(name), widest([NO_HALO, *inside]))
         return self._raw[name]
 
+    def renew(self, label: str) -> None:
+        """Forget the storage of this label: the tensors in it are given a new one when next looked up."""
+        for places in (self._views, self._raw):
+            for name in [name for name, view in places.items() if view.images.label == label]:
+                del places[name]
+
     def in_place(self, unit: Unit) -> bool:
         """Whether the inputs of this Concat are written straight into it."""
         return all(name in self.slots and self.slots[name][0] == unit.output for name in unit.inputs)

@@ -16,11 +16,12 @@ from numpy.typing import DTypeLike
 from emberfleet.core.errors import DeviceError
 from emberfleet.core.graph import Padding
 from emberfleet.engine.memory import ArenaPlan, BufferRequest, plan_arena
-from emberfleet.engine.opencl.device import Buffer, OpenCLDevice, foreign_errors
+from emberfleet.engine.opencl.device import Buffer, OpenCLDevice
 from emberfleet.engine.opencl.launches import (
     CELL_BYTES,
     Address,
     FusedLaunch,
+    LaunchErrors,
     Operation,
     SeparateLaunches,
 )
@@ -159,6 +160,21 @@ class Program:
         """Names of the kernels in the order in which they run."""
         return self._ready.names
 
+    def uses(self) -> dict[Storage, list[int]]:
+        """The recorded positions at which each storage is read or written, in order."""
+        found: dict[Storage, list[int]] = {}
+        for index, call in enumerate(self._calls):
+            for storage in call.storages():
+                found.setdefault(storage, []).append(index)
+        return found
+
+    def plan(self) -> ArenaPlan:
+        """Lay out the arena of what is recorded; position p is the plan's step p + 1."""
+        return plan_arena(
+            BufferRequest(storage.name, storage.floats * self.element_bytes, first + 1, last + 1)
+            for storage, (first, last) in self._lives().items()
+        )
+
     def compile(self, sizes_bytes: Mapping[str, int]) -> dict[int, int]:
         """Plan the arena, allocate it and the named buffers, build the kernels and give them their arguments.
 
@@ -168,11 +184,7 @@ class Program:
         """
         lives = self._lives()
         names = {storage.name: storage for storage in lives}
-        requests = [
-            BufferRequest(s.name, s.floats * self.element_bytes, first + 1, last + 1)
-            for s, (first, last) in lives.items()
-        ]
-        self.arena = plan_arena(requests)
+        self.arena = self.plan()
         if self.arena.size_bytes // self.element_bytes > MAX_ELEMENTS:
             raise DeviceError(f"the arena of a batch of {self.batch} is too large: use a smaller batch")
         for name, offset in self.arena.offsets.items():
@@ -199,7 +211,7 @@ class Program:
 
     def run(self, start: int = 0, stop: int | None = None) -> None:
         """Enqueue the kernels in order; does not wait."""
-        with foreign_errors("running a kernel"):
+        with LaunchErrors("running a kernel"):
             self._ready.run(start, len(self.kernels) if stop is None else stop)
 
     def set_argument(self, position: int, index: int, value: Any) -> None:
@@ -213,7 +225,7 @@ class Program:
         if not values.size:
             return
         region = self._regions[name]
-        with foreign_errors("copying to the device"):
+        with LaunchErrors("copying to the device"):
             event = cl.enqueue_copy(
                 self.device.queue,
                 region.buffer,
@@ -235,7 +247,7 @@ class Program:
 
         values = np.empty(count, kind)
         region = self._regions[name]
-        with foreign_errors("copying from the device"):
+        with LaunchErrors("copying from the device"):
             cl.enqueue_copy(
                 self.device.queue,
                 values,
@@ -257,6 +269,8 @@ class Program:
         start = (place.storage.offset + place.start) * self.element_bytes
         kind = np.dtype(np.float32 if self.element_bytes == FLOAT_BYTES else np.int8)
         flat = self.read(ARENA, count, kind, start)
+        if view.batch == 1:
+            return flat.reshape(1, count)
         strides = (place.image * self.element_bytes, self.element_bytes)
         return np.lib.stride_tricks.as_strided(flat, (view.batch, view.channels), strides, writeable=False)
 
@@ -286,10 +300,7 @@ class Program:
         return f"{name}#{self._count}"
 
     def _lives(self) -> dict[Storage, tuple[int, int]]:
-        lives: dict[Storage, tuple[int, int]] = {}
-        for index, call in enumerate(self._calls):
-            for storage in call.storages():
-                lives[storage] = (lives.get(storage, (index, index))[0], index)
+        lives = {storage: (positions[0], positions[-1]) for storage, positions in self.uses().items()}
         for storage, (before, after) in self._pinned.items():
             first, last = lives.get(storage, (0, 0))
             lives[storage] = (first if before is None else -1, last if after is None else len(self._calls))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from emberfleet.core.arrays import Array, Float32, Tensors
 from emberfleet.core.errors import ShapeError
-from emberfleet.core.graph import Conv2D, Graph, Softmax
+from emberfleet.core.graph import Graph
 from emberfleet.core.quantization import QuantParams, quantization_points
 from emberfleet.engine.backend import TrainingSpec
 from emberfleet.engine.batches import (
@@ -20,16 +19,16 @@ from emberfleet.engine.batches import (
     learning_names,
 )
 from emberfleet.engine.dropout import mask_key
-from emberfleet.engine.memory import ArenaPlan
-from emberfleet.engine.opencl import conv2d, elementwise, loss, optimizer
-from emberfleet.engine.opencl.backward import Backward, Gradients, upstream
+from emberfleet.engine.memory import ArenaPlan, TrainingMemory
+from emberfleet.engine.opencl import optimizer
 from emberfleet.engine.opencl.device import OpenCLDevice
-from emberfleet.engine.opencl.forward import Extremes, Forward, Mode, window_of
-from emberfleet.engine.opencl.network import Unit, Values, fuse, vector_width
+from emberfleet.engine.opencl.forward import Extremes
+from emberfleet.engine.opencl.network import vector_width
 from emberfleet.engine.opencl.parameters import ParameterBlock
 from emberfleet.engine.opencl.predictor import Staging, quantization_table
-from emberfleet.engine.opencl.program import FLOAT_BYTES, Program
-from emberfleet.engine.opencl.weights import PackedWeights
+from emberfleet.engine.opencl.program import FLOAT_BYTES
+from emberfleet.engine.opencl.recomputation import fit
+from emberfleet.engine.opencl.training_step import TrainingStep, places_of
 
 KEY_ARGUMENT = 9
 """Index of the dropout kernel's argument that changes with each step."""
@@ -42,23 +41,34 @@ class OpenCLTrainer:
         self.graph, self.spec, self.device = graph, spec, device
         self._learning = learning_names(graph, spec.trainable)
         points = quantization_points(graph) if spec.fake_quantize else {}
-        self._places = {name: index for index, name in enumerate(dict.fromkeys(points.values()))}
+        self._places = places_of(points)
         self._fixed_range = points.get(graph.input.name)
         self._ranges = {name: np.zeros(2, np.float32) for name in self._places}
         self._extra: dict[str, Float32] = {}
         self._loaded = False
         self._done = 0
         vector = vector_width(graph, device.limits.vector_width)
-        self.program = Program(device, vector, spec.batch)
         self._params = ParameterBlock(graph.parameters, vector)
         self._state = ParameterBlock(graph.state, vector)
-        self._record(points)
+        blocks = self._params, self._state
+
+        def record(dropped: frozenset[str]) -> TrainingStep:
+            return TrainingStep(device, graph, spec, blocks, self._learning, points, dropped)
+
+        step = fit(record, spec.memory_limit_bytes)
+        self.program = step.program
+        self._gradients, self._input = step.gradients, step.input
+        self._extremes = step.remembered.extremes
+        self._compile(step)
+        assert self.program.arena is not None
+        self.memory = TrainingMemory(
+            self.program.arena, spec.memory_limit_bytes, step.recomputed, step.extra_work
+        )
 
     @property
     def arena(self) -> ArenaPlan:
         """The memory plan of values, gradients and scratch."""
-        assert self.program.arena is not None
-        return self.program.arena
+        return self.memory.arena
 
     def load(self, tensors: Tensors) -> None:
         """See `engine.backend.Trainer.load`; ranges that this trainer does not use are kept for `tensors`."""
@@ -136,51 +146,10 @@ class OpenCLTrainer:
             found.update(self._params.unpack(flat, [name]))
         return found
 
-    def _record(self, points: Mapping[str, str]) -> None:
-        """Record the whole step, plan its memory, build its kernels."""
-        graph, spec, program = self.graph, self.spec, self.program
-        units, aliases = fuse(graph, points, training=True)
-        units = tuple(unit for unit in units if not isinstance(unit.node, Softmax))
-        values = Values(program, graph, units, separate_raw=True)
-        wanted = _with_fused(units, upstream(graph, frozenset(self._learning)))
-        convolutions = [unit.node for unit in units if isinstance(unit.node, Conv2D)]
-        transposed = frozenset(node.name for node in convolutions if _source(aliases, node) in wanted)
-        packed = PackedWeights(convolutions, self._params, spec.fake_quantize, transposed, program.vector)
-        packed.record(program)
-        mode = Mode(
-            training=True,
-            batch_statistics=spec.batch_statistics,
-            weights="packed" if spec.fake_quantize else "params",
-            weight_offsets=packed.rounded_at,
-        )
-        forward = Forward(program, graph, values, (self._params, self._state), mode, self._places)
-        for unit in units:
-            forward.record(unit)
-        logits = _source_of(aliases, graph.logits)
-        gradients = Gradients(program, graph, values, wanted)
-        dlogits, _ = gradients.target(logits)
-        loss.softmax_cross_entropy(
-            program, values.view(logits), dlogits, graph.positions, graph.classes, spec.label_smoothing
-        )
-        self._gradients = self._place_gradients(units, values, gradients)
-        backward = Backward(forward, packed, gradients, self._gradients)
-        for unit in reversed(units):
-            backward.record(unit)
-        self._input = values.view(graph.input.name)
-        program.hold(self._input.images, first=True)
-        self._extremes = forward.remembered.extremes
-        for extreme in self._extremes:
-            program.hold(extreme.storage, last=True)
-        if self._extremes:
-            program.emit("ranges", "find_ranges_f32", (len(self._extremes),), "arena", "found", "range_jobs")
-        update_at = program.recorded
-        jobs = optimizer.job_table(self._params, self._gradients)
-        if len(jobs):
-            optimizer.record(program, spec.optimizer, self._params, jobs)
-        self._compile(packed, jobs, update_at, forward)
-
-    def _compile(self, packed: PackedWeights, jobs: Array, update_at: int, forward: Forward) -> None:
+    def _compile(self, step: TrainingStep) -> None:
+        """Lay out the step's memory and build its kernels."""
         graph, spec = self.graph, self.spec
+        packed, jobs = step.packed, step.update_jobs
         rows = spec.batch * graph.positions
         floats = {
             "params": self._params.floats,
@@ -198,12 +167,10 @@ class OpenCLTrainer:
             "range_jobs": 4 * len(self._extremes),
         }
         moved = self.program.compile({name: count * FLOAT_BYTES for name, count in floats.items()})
-        self._update_at = moved[update_at] if jobs.size else None
+        self._update_at = moved[step.update_at] if jobs.size else None
         nodes = {node.name: index for index, node in enumerate(graph.nodes)}
         self._masks = [
-            (nodes[name], moved[at])
-            for name, calls in forward.remembered.dropout_calls.items()
-            for at in calls
+            (nodes[name], moved[at]) for name, calls in step.remembered.dropout_calls.items() for at in calls
         ]
         tables = {
             "update_jobs": jobs,
@@ -215,29 +182,6 @@ class OpenCLTrainer:
             if table.size:
                 self._upload(name, table)
         self._staging = Staging(self._input)
-
-    def _place_gradients(
-        self, units: tuple[Unit, ...], values: Values, gradients: Gradients
-    ) -> dict[str, optimizer.Gradient]:
-        """Partial sums of every learning parameter's gradient, one after the other."""
-        parts = dict.fromkeys(self._learning, 1)
-        for unit in units:
-            node = unit.node
-            if not isinstance(node, Conv2D):
-                continue
-            weight, bias = f"{node.name}/weight", f"{node.name}/bias"
-            if weight in parts:
-                x, dy = values.view(unit.inputs[0]), gradients.view(unit.output)
-                parts[weight] = conv2d.weight_parts(self.program, x, dy, window_of(node))
-            if bias in parts:
-                parts[bias] = elementwise.bias_parts(self.program, gradients.view(unit.output))
-        found: dict[str, optimizer.Gradient] = {}
-        offset = 0
-        for name in self._learning:
-            floats = self._params.entries[name].floats
-            found[name] = optimizer.Gradient(offset, parts[name], floats)
-            offset += parts[name] * floats
-        return found
 
     def _feed(self, x: Float32, labels: Array) -> None:
         """Check a batch, then bring it and this step's numbers to the device."""
@@ -286,18 +230,3 @@ class OpenCLTrainer:
 def _range_jobs(extremes: list[Extremes]) -> Array:
     rows = [(e.storage.offset, e.parts, e.padded_channels, e.channels) for e in extremes]
     return np.array(rows, np.int32).reshape(-1, 4)
-
-
-def _with_fused(units: tuple[Unit, ...], wanted: frozenset[str]) -> frozenset[str]:
-    """A unit's output is wanted when its first node's is: the ReLU taken in has another name."""
-    return wanted | {unit.output for unit in units if unit.node.name in wanted}
-
-
-def _source(aliases: dict[str, str], node: Conv2D) -> str:
-    return _source_of(aliases, node.inputs[0])
-
-
-def _source_of(aliases: dict[str, str], name: str) -> str:
-    while name in aliases:
-        name = aliases[name]
-    return name
