@@ -12,7 +12,7 @@ def test_an_error_of_the_driver_in_a_step_says_what_was_done(device: OpenCLDevic
     import pyopencl as cl
 
     buffer = device.allocate(64, "a test")
-    with pytest.raises(DeviceError, match="copying failed: .*INVALID_VALUE"), LaunchErrors("copying"):
+    with pytest.raises(DeviceError, match=r"copying failed: .*INVALID_VALUE"), LaunchErrors("copying"):
         cl.enqueue_copy(device.queue, np.zeros(4), buffer, src_offset=1 << 20)
 
 
