@@ -78,14 +78,17 @@ KERNEL(conv2d_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN weight, GLOBAL_IN bias,
                             }
                     }
                 }
-            if (!(flags & (RELU | QUANTIZE))) {
+            if (!(flags & QUANTIZE)) {
+                // Not a number stays what it is.
+                const vec floor_ = flags & RELU ? (vec)(0.0f) : (vec)(-INFINITY);
                 #pragma unroll
                 for (int i = 0; i < MRY; i++)
                     #pragma unroll
                     for (int j = 0; j < MRX; j++)
                         if (h + i >= h_start && w + j >= w_start) {
                             #pragma unroll
-                            for (int v = 0; v < NV; v++) STORE(out + i * yv.z + j * yv.w + v * V) = acc[i][j][v];
+                            for (int v = 0; v < NV; v++)
+                                STORE(out + i * yv.z + j * yv.w + v * V) = MAX_OF(floor_, acc[i][j][v]);
                         }
                 continue;
             }

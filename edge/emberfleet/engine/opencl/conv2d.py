@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from emberfleet.core.errors import ShapeError
 from emberfleet.engine.opencl.layout import Place, View, round_up
-from emberfleet.engine.opencl.program import ARENA, Program
+from emberfleet.engine.opencl.program import ARENA, FLOAT_BYTES, Program
 from emberfleet.engine.opencl.tiles import (
     ForwardShape,
     ForwardTile,
@@ -24,7 +24,8 @@ BLOCK_BYTES = 1 << 15
 """What the weight gradient reads of x and dy before it comes back to the same lines: the fast cache's size
 less a reserve."""
 
-LINE_BYTES = 64
+LINE_FLOATS = 16
+"""Of a cache line."""
 
 FORWARD_LINE, WEIGHT_LINE = 96, 32
 """Pixels of a row, about, where images and rows are merged to one line and cut anew."""
@@ -38,6 +39,30 @@ class Window:
     stride: tuple[int, int] = (1, 1)
     up: int = 0
     left: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Taps:
+    """The loops over a window as kernels see them: places down and across, channels at each, steps in x."""
+
+    down: int
+    across: int
+    channels: int
+    row: int
+    column: int
+
+    @classmethod
+    def of(cls, x: View, window: Window, channels: int) -> Taps:
+        """Neighbouring places are one run of channels where nothing lies between them in `x`."""
+        (down, across), images = window.kernel, x.images
+        if images.channels == channels:
+            return cls(down, 1, across * channels, images.padded_row, images.channels)
+        return cls(down, across, channels, images.padded_row, images.channels)
+
+    @property
+    def numbers(self) -> tuple[int, int, int, int]:
+        """What a kernel is told besides the channels."""
+        return self.down, self.across, self.row, self.column
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +105,8 @@ def forward(
     done = epilogue or Epilogue()
     check_window(x, y, window)
     walk = walk_pixels(x, y, window, program)
-    tile = _forward_tile(program, walk, y.padded_channels, window, weight.channels)
+    taps = Taps.of(x, window, weight.channels)
+    tile = _forward_tile(program, walk, y.padded_channels, taps)
     panels = y.padded_channels // (tile.nv * tile.v)
     block = rows_per_group(walk, tile, panels, program.device.limits.compute_units)
     flags = (
@@ -90,7 +116,6 @@ def forward(
         | (QUANTIZE if done.rounding else 0)
     )
     bias = done.bias or (weight.buffer, 0)
-    images = x.images
     program.emit(
         "conv2d",
         "conv2d_forward_f32",
@@ -100,9 +125,9 @@ def forward(
         bias[0],
         ARENA,
         walk.x,
-        (*window.kernel, images.padded_row, images.channels),
+        taps.numbers,
         walk.y,
-        (walk.rows, walk.columns, weight.channels, block),
+        (walk.rows, walk.columns, taps.channels, block),
         (weight.offset, weight.padded_outputs, bias[1], flags),
         tuple(float(value) for value in done.rounding or (0.0, 0.0, 0.0, 0.0)),
         options=tile,
@@ -111,7 +136,8 @@ def forward(
 
 def weight_parts(program: Program, x: View, dy: View, window: Window) -> int:
     """Into how many partial sums `backward_weight` cuts the gradient of the weights."""
-    return _cut_weight(program, walk_pixels(x, dy, window, program, WEIGHT_LINE), x, dy, window).parts
+    walk = walk_pixels(x, dy, window, program, WEIGHT_LINE)
+    return _cut_weight(program, walk, Taps.of(x, window, x.channels), dy).parts
 
 
 def backward_weight(program: Program, x: View, dy: View, window: Window, target: tuple[int, int]) -> None:
@@ -125,8 +151,8 @@ def backward_weight(program: Program, x: View, dy: View, window: Window, target:
         target: Offset of the first partial sum, floats from one to the next.
     """
     walk = walk_pixels(x, dy, window, program, WEIGHT_LINE)
-    cut = _cut_weight(program, walk, x, dy, window)
-    images = x.images
+    taps = Taps.of(x, window, x.channels)
+    cut = _cut_weight(program, walk, taps, dy)
     program.emit(
         "conv2d",
         "conv2d_backward_weight_f32",
@@ -135,9 +161,9 @@ def backward_weight(program: Program, x: View, dy: View, window: Window, target:
         ARENA,
         "gradients",
         walk.x,
-        (*window.kernel, images.padded_row, images.channels),
+        taps.numbers,
         walk.y,
-        (walk.rows, walk.columns, x.channels, cut.rows_per_part),
+        (walk.rows, walk.columns, taps.channels, cut.rows_per_part),
         (*target, dy.padded_channels, walk.images * walk.rows),
         cut.rows_per_block,
         options=cut.tile,
@@ -154,25 +180,24 @@ class WeightCut:
     rows_per_block: int
 
 
-def _forward_tile(program: Program, walk: Walk, outputs: int, window: Window, channels: int) -> ForwardTile:
+def _forward_tile(program: Program, walk: Walk, outputs: int, taps: Taps) -> ForwardTile:
     device = program.device
-    shape = ForwardShape(
-        window.kernel, channels, outputs, walk.images, walk.rows, walk.columns, program.vector
-    )
-    tuned = device.tuned.get(shape)
-    return tuned or forward_candidates(shape, device.limits.vector_registers)[0]
+    places = (taps.down, taps.across)
+    shape = ForwardShape(places, taps.channels, outputs, walk.images, walk.rows, walk.columns, program.vector)
+    return device.tuned.get(shape) or forward_candidates(shape, device.limits.vector_registers)[0]
 
 
-def _cut_weight(program: Program, walk: Walk, x: View, dy: View, window: Window) -> WeightCut:
+def _cut_weight(program: Program, walk: Walk, taps: Taps, dy: View) -> WeightCut:
     """Parts enough for all cores; blocks of rows small enough to stay in the fast cache."""
     device, rows = program.device, walk.images * walk.rows
-    shape = WeightShape(window.kernel, x.channels, dy.padded_channels, rows, walk.columns, program.vector)
+    places = (taps.down, taps.across)
+    shape = WeightShape(places, taps.channels, dy.padded_channels, rows, walk.columns, program.vector)
     tile = device.tuned.get(shape) or weight_candidates(shape, device.limits.vector_registers)[0]
     panels = dy.padded_channels // (tile.nv * tile.v)
     parts = min(rows, max(1, -(-4 * device.limits.compute_units // panels)))
     each = -(-rows // parts)
-    lines = tile.ky * min(tile.kc, -(-x.channels // 16)) + tile.nv
-    block = max(1, BLOCK_BYTES // (walk.columns * lines * LINE_BYTES))
+    lines = tile.ky * min(tile.kc, -(-taps.channels // LINE_FLOATS)) + tile.nv
+    block = max(1, BLOCK_BYTES // (walk.columns * lines * FLOAT_BYTES * LINE_FLOATS))
     return WeightCut(tile, -(-rows // each), each, block)
 
 
