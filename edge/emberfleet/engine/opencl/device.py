@@ -1,5 +1,8 @@
 """One OpenCL device, opened once: context, in-order queue, limits, and programs built from .cl files.
 
+A device computes in one of two families. In `cpu` a group has one work-item and wide vectors, and groups
+are few; in `gpu` a group has many work-items (lanes) with vectors of 4, and groups are many.
+
 pyopencl is imported here alone, where a device is opened, and every error it raises leaves as a
 `DeviceError` that says what to do.
 """
@@ -7,17 +10,18 @@ pyopencl is imported here alone, where a device is opened, and every error it ra
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from emberfleet.core.errors import ConfigError, DeviceError
 from emberfleet.engine.opencl import binaries
@@ -35,6 +39,15 @@ PRELUDE = "prelude"
 """The .cl file put before every other one."""
 
 THREADS_VARIABLE = "EMBERFLEET_THREADS"
+FAMILY_VARIABLE = "EMBERFLEET_OPENCL_FAMILY"
+
+Family: TypeAlias = Literal["cpu", "gpu"]
+FAMILIES: tuple[Family, ...] = ("cpu", "gpu")
+
+MOST_LANES = 64
+"""Work-items of a group in the gpu family: two warps, one wavefront, four of v3d's batches of 16."""
+
+GPU_VECTOR = 4
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +64,12 @@ class Limits:
     max_allocation_bytes: int
     max_work_group: int
     local_bytes: int
+    int64: bool = True
+    """Whether kernels may use 64-bit integers: the embedded profile leaves them out."""
+
+
+class BuildError(DeviceError):
+    """The driver refuses a program, or cannot run it in groups of the size it was built for."""
 
 
 @dataclass(eq=False)
@@ -69,11 +88,48 @@ class OpenCLDevice:
     """Tiles measured on this device to be the fastest, by the shape of the work (`tiles.py`)."""
     features: frozenset[str] = frozenset()
     """OpenCL extensions, and for a processor its flags as Linux names them."""
-    fuses: bool = False
-    """Whether its groups are threads of the host, so that one launch may run all kernels of a program."""
+    groups_are_threads: bool = False
+    """Whether groups run on threads of the host, so that one launch may run all kernels of a program."""
+    family: Family = "cpu"
+    cpu_width: int = GPU_VECTOR
+    """Floats per vector in the cpu family; `limits` has that of the family in use."""
     keeps_binaries: bool = False
     """Whether composed programs are kept as binaries: for PoCL, whose own cache is slow to read."""
-    _programs: dict[tuple[str, Any], Program] = field(default_factory=dict, repr=False)
+    fuses: bool = field(init=False)
+    """Whether programs are fused into one launch each."""
+    _programs: dict[tuple[str, Any], Program] = field(init=False, default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        width = self.cpu_width if self.family == "cpu" else GPU_VECTOR
+        self.limits = replace(self.limits, vector_width=width)
+        self.fuses = self.groups_are_threads and self.family == "cpu"
+
+    @property
+    def lanes(self) -> int:
+        """Work-items of a group: a power of two the device allows, whose sums fit its local memory."""
+        if self.family == "cpu":
+            return 1
+        vector_bytes = 4 * self.limits.vector_width
+        most = min(MOST_LANES, self.limits.max_work_group, self.limits.local_bytes // vector_bytes)
+        return 1 << max(most, 1).bit_length() - 1
+
+    @property
+    def busy_groups(self) -> int:
+        """Groups that keep the whole device busy to the end."""
+        units = self.limits.compute_units
+        return max(4 * units, 8) if self.family == "cpu" else 16 * units
+
+    def span(self, vectors: int) -> int:
+        """How many lanes lie side by side over that many vectors of channels (SPAN_OF in prelude.cl)."""
+        return math.gcd(vectors, self.lanes)
+
+    def cuts(self, jobs: int, most: int) -> int:
+        """Among how many groups each of a number of jobs is shared, to keep the device busy."""
+        return 1 if self.family == "cpu" else max(1, min(self.busy_groups // max(jobs, 1), most))
+
+    def in_family(self, family: Family) -> OpenCLDevice:
+        """This device computing in a family, on the same queue; itself where it does already."""
+        return self if family == self.family else replace(self, family=family, tuned={})
 
     def build(self, source_name: str, options: DataclassInstance | None = None) -> Program:
         """Build ``<source_name>.cl`` with the options as ``-D`` definitions, or take it from the cache.
@@ -87,6 +143,10 @@ class OpenCLDevice:
             definitions = define_options(options)
             if not any(definition.startswith("-DV=") for definition in definitions):
                 definitions.append(f"-DV={self.limits.vector_width}")
+            if self.lanes > 1:
+                definitions.append(f"-DLANES={self.lanes}")
+            if not self.limits.int64:
+                definitions.append("-DNO_INT64")
             self._programs[key] = self._compile(source_name, source, definitions)
         return self._programs[key]
 
@@ -101,10 +161,23 @@ class OpenCLDevice:
         return self._programs[key]
 
     def kernel(self, source_name: str, kernel_name: str, options: DataclassInstance | None = None) -> Kernel:
-        """A fresh kernel object (its arguments are its own) of a program built by `build`."""
+        """A fresh kernel object (its arguments are its own) of a program built by `build`.
+
+        Raises:
+            BuildError: the driver refuses, or the kernel needs so much that fewer lanes fit a group.
+        """
         import pyopencl as cl
 
-        return cl.Kernel(self.build(source_name, options), kernel_name)
+        program = self.build(source_name, options)
+        with foreign_errors(f"preparing {kernel_name} for '{self.name}'", BuildError):
+            kernel = cl.Kernel(program, kernel_name)
+            (device,) = self.context.devices
+            allowed = kernel.get_work_group_info(cl.kernel_work_group_info.WORK_GROUP_SIZE, device)
+        if allowed < self.lanes:
+            raise BuildError(
+                f"'{self.name}' runs {kernel_name} in groups of at most {allowed}, not {self.lanes}"
+            )
+        return kernel
 
     def allocate(self, size_bytes: int, purpose: str) -> Buffer:
         """A zero-filled device buffer.
@@ -130,7 +203,7 @@ class OpenCLDevice:
     def _compile(self, name: str, source: str, definitions: list[str]) -> Program:
         import pyopencl as cl
 
-        with foreign_errors(f"building {name}.cl for '{self.name}'"):
+        with foreign_errors(f"building {name}.cl for '{self.name}'", BuildError):
             return cl.Program(self.context, source).build(options=[*self.flags, *definitions])
 
     def _load_or_compile(self, name: str, source: str, definitions: list[str]) -> Program:
@@ -171,29 +244,38 @@ def read_source(source_name: str) -> str:
     return (resources.files(__package__) / f"{source_name}.cl").read_text(encoding="utf-8")
 
 
-_open_devices: dict[tuple[str | None, int | None], OpenCLDevice] = {}
+_open_devices: dict[tuple[str | None, int | None, Family | None], OpenCLDevice] = {}
 
 
-def open_device(platform: str | None = None, threads: int | None = None) -> OpenCLDevice:
+def open_device(
+    platform: str | None = None, threads: int | None = None, family: Family | None = None
+) -> OpenCLDevice:
     """Open the first CPU device, or the first device of the platform whose name contains `platform`.
 
     A device is opened once per process and shared. The number of threads is fixed by the first
     opening: PoCL starts its threads when its platform is first asked for devices.
 
+    Args:
+        platform: Part of a platform's name; None: any.
+        threads: Most threads of a CPU; None: EMBERFLEET_THREADS, else all cores.
+        family: What the device computes in; ``gpu`` also prefers a device that is no CPU. None:
+            EMBERFLEET_OPENCL_FAMILY, else ``cpu`` for a CPU and ``gpu`` for all others.
+
     Raises:
         DeviceError: pyopencl or a platform is missing, or the device does not open.
-        ConfigError: the number of threads is not a positive number.
+        ConfigError: the number of threads is not a positive number, or there is no such family.
     """
     threads = _wanted_threads(threads)
-    key = (platform, threads)
+    family = family or _wanted_family()
+    key = (platform, threads, family)
     if key not in _open_devices:
-        _open_devices[key] = _open(platform, threads)
+        _open_devices[key] = _open(platform, threads, family)
     return _open_devices[key]
 
 
 @contextmanager
-def foreign_errors(doing: str) -> Iterator[None]:
-    """Turn pyopencl's errors into `DeviceError` and keep its compiler warnings quiet."""
+def foreign_errors(doing: str, kind: type[DeviceError] = DeviceError) -> Iterator[None]:
+    """Turn pyopencl's errors into errors of a kind and keep its compiler warnings quiet."""
     import pyopencl as cl
 
     with warnings.catch_warnings():
@@ -202,9 +284,9 @@ def foreign_errors(doing: str) -> Iterator[None]:
         try:
             yield
         except cl.Error as error:
-            raise DeviceError(f"{doing} failed: {_advice(str(error))}") from error
+            raise kind(f"{doing} failed: {_advice(str(error))}") from error
         except MemoryError as error:
-            raise DeviceError(f"{doing} failed: the device is out of memory; use a smaller batch") from error
+            raise kind(f"{doing} failed: the device is out of memory; use a smaller batch") from error
 
 
 def _advice(log: str) -> str:
@@ -230,7 +312,17 @@ def _wanted_threads(threads: int | None) -> int | None:
     return threads
 
 
-def _open(platform: str | None, threads: int | None) -> OpenCLDevice:
+def _wanted_family() -> Family | None:
+    text = os.environ.get(FAMILY_VARIABLE)
+    if not text:
+        return None
+    for family in FAMILIES:
+        if text == family:
+            return family
+    raise ConfigError(f"{FAMILY_VARIABLE} is '{text}', expected one of {', '.join(FAMILIES)}")
+
+
+def _open(platform: str | None, threads: int | None, family: Family | None) -> OpenCLDevice:
     _prepare_pocl(threads)
     try:
         with warnings.catch_warnings():
@@ -241,7 +333,7 @@ def _open(platform: str | None, threads: int | None) -> OpenCLDevice:
             f"OpenCL is not usable ({error}); install it with: pip install 'emberfleet[opencl]'"
         ) from error
     with foreign_errors("opening an OpenCL device"):
-        found = _choose(_platforms(cl), platform, threads)
+        found = _choose(_platforms(cl), platform, threads, family)
         version = str(found.platform.version)
         if "pocl" in version.lower() and shutil.which("ld") is None:
             # Without it PoCL aborts the whole process at the first kernel that is not in its cache.
@@ -252,16 +344,20 @@ def _open(platform: str | None, threads: int | None) -> OpenCLDevice:
         flags: tuple[str, ...] = (f"-DHOST_CPU_{cpu_name.replace('-', '_')}",) if cpu_name else ()
         if "pocl" in version.lower():
             flags += ("-DBUILTIN_SQRT",)
+        limits = _limits(found, cpu_name)
+        is_cpu = bool(found.type & cl.device_type.CPU)
         return OpenCLDevice(
             name=str(found.name).strip(),
             driver=f"{str(found.platform.name).strip()} {found.driver_version}",
-            limits=_limits(found, cpu_name),
+            limits=limits,
             context=context,
             queue=queue,
             cpu_name=cpu_name,
             flags=flags,
             features=_features(found),
-            fuses="pocl" in version.lower() and bool(found.type & cl.device_type.CPU),
+            groups_are_threads="pocl" in version.lower() and is_cpu,
+            family=family or ("cpu" if is_cpu else "gpu"),
+            cpu_width=limits.vector_width,
             keeps_binaries="pocl" in version.lower(),
         )
 
@@ -292,7 +388,7 @@ def _devices(cl: Any, platform: Any) -> list[Any]:
         return []
 
 
-def _choose(platforms: list[Any], wanted: str | None, threads: int | None) -> Any:
+def _choose(platforms: list[Any], wanted: str | None, threads: int | None, family: Family | None) -> Any:
     import pyopencl as cl
 
     names = [str(p.name).strip() for p in platforms]
@@ -307,6 +403,8 @@ def _choose(platforms: list[Any], wanted: str | None, threads: int | None) -> An
             "apt install pocl-opencl-icd"
         )
     processors = [d for d in devices if d.type & cl.device_type.CPU]
+    if family == "gpu" and len(processors) < len(devices):
+        return next(d for d in devices if d not in processors)
     # PoCL's `basic` driver has one thread, the calling one.
     one_thread = (threads or len(os.sched_getaffinity(0))) == 1
     processors.sort(key=lambda device: str(device.name).startswith("basic") != one_thread)
@@ -336,6 +434,7 @@ def _limits(device: Any, cpu_name: str | None) -> Limits:
         vector_width=width,
         vector_registers=16 if width < 16 and platform.machine() in ("x86_64", "AMD64") else 32,
         max_allocation_bytes=int(device.max_mem_alloc_size),
-        max_work_group=int(device.max_work_group_size),
+        max_work_group=min(int(device.max_work_group_size), int(device.max_work_item_sizes[0])),
         local_bytes=int(device.local_mem_size),
+        int64="EMBEDDED" not in str(device.profile) or "cles_khr_int64" in str(device.extensions).split(),
     )

@@ -9,16 +9,16 @@
 //   reshape    the same values in NHWC order under another shape
 //   fill       zeros, a stretch of the arena;  clear: zeros, one tensor;  clear_halo: zeros around images
 //
-// Versions (naive, one work-item per group; group: part of the rows). Exact but for sum: reduction N*H*W.
+// Versions (naive; group: part of the rows, its pixels and channels dealt out to the lanes). Exact but for
+// sum: reduction N*H*W.
 
 // size: H, W, rows (n and h together) per part, rows in all.
 #define FOR_EACH_ROW                                                                  \
     const int first = GROUP(0) * size.z, end = MIN_OF(first + size.z, size.w); \
     for (int row = first; row < end; row++)
 #define ROW_OF(pointer, view) (pointer + view.x + (row / size.x) * view.y + (row % size.x) * view.z)
-#define FOR_EACH_VECTOR                \
-    for (int w = 0; w < size.y; w++)   \
-        for (int c = 0; c < channels; c += V)
+#define FOR_EACH_VECTOR DEAL2(w, size.y, c, channels, V)
+#define FOR_EACH_VALUE DEAL2(w, size.y, c, channels, 1)
 
 static inline void put(GLOBAL_OUT target, vec value, int accumulate)
 {
@@ -42,11 +42,10 @@ KERNEL(copy_channels_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const
     FOR_EACH_ROW {
         GLOBAL_IN a = ROW_OF(x, xv);
         GLOBAL_OUT out = ROW_OF(y, yv);
-        for (int w = 0; w < size.y; w++)
-            for (int c = 0; c < channels; c++) {
-                const float value = a[w * xv.w + c];
-                out[w * yv.w + c] = accumulate ? out[w * yv.w + c] + value : value;
-            }
+        FOR_EACH_VALUE {
+            const float value = a[w * xv.w + c];
+            out[w * yv.w + c] = accumulate ? out[w * yv.w + c] + value : value;
+        }
     }
 }
 
@@ -108,40 +107,40 @@ KERNEL(dropout_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 
     FOR_EACH_ROW {
         GLOBAL_IN a = ROW_OF(x, xv);
         GLOBAL_OUT out = ROW_OF(y, yv);
-        for (int w = 0; w < size.y; w++) {
-            const uint e = (uint)((row * size.y + w) * channels);
-            for (int c = 0; c < channels; c++) {
-                const float value = mix(mix(e + (uint)c) + key) >= threshold ? a[w * xv.w + c] * scale : 0.0f;
-                out[w * yv.w + c] = accumulate ? out[w * yv.w + c] + value : value;
-            }
+        FOR_EACH_VALUE {
+            const uint e = (uint)((row * size.y + w) * channels + c);
+            const float value = mix(mix(e) + key) >= threshold ? a[w * xv.w + c] * scale : 0.0f;
+            out[w * yv.w + c] = accumulate ? out[w * yv.w + c] + value : value;
         }
     }
 }
 
-// range: offset of the partial minima and maxima [part][2][channels] (-1: not wanted), place in qp.
+// range: offset of the partial minima and maxima [part][2][channels] (-1: not wanted), place in qp. Lanes that
+// take turns at the pixels have parts of their own.
 KERNEL(quantize_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN qp, const int4 xv, const int4 yv, const int4 size,
                          const int channels, const int2 range)
 {
     const float4 q = *(__global const float4 *)(qp + 4 * range.y);
-    if (range.x >= 0) {
-        GLOBAL_OUT extremes = y + range.x + GROUP(0) * 2 * channels;
-        for (int c = 0; c < channels; c++) {
-            extremes[c] = INFINITY;
-            extremes[channels + c] = -INFINITY;
+    const int span = SPAN_OF(channels / V), turn = LANE / span, turns = LANES / span, c0 = LANE % span * V;
+    GLOBAL_OUT extremes = y + range.x + (GROUP(0) * turns + turn) * 2 * channels;
+    if (range.x >= 0)
+        for (int c = c0; c < channels; c += span * V) {
+            STORE(extremes + c) = (vec)(INFINITY);
+            STORE(extremes + channels + c) = (vec)(-INFINITY);
         }
-    }
     FOR_EACH_ROW {
         GLOBAL_IN a = ROW_OF(x, xv);
         GLOBAL_OUT out = ROW_OF(y, yv);
-        FOR_EACH_VECTOR {
-            const vec value = LOAD(a + w * xv.w + c);
-            if (range.x >= 0) {
-                GLOBAL_OUT low = y + range.x + GROUP(0) * 2 * channels + c;
-                STORE(low) = MIN_OF(LOAD(low), value);
-                STORE(low + channels) = MAX_OF(LOAD(low + channels), value);
+        for (int w = turn; w < size.y; w += turns)
+            for (int c = c0; c < channels; c += span * V) {
+                const vec value = LOAD(a + w * xv.w + c);
+                if (range.x >= 0) {
+                    GLOBAL_OUT low = extremes + c;
+                    STORE(low) = MIN_OF(LOAD(low), value);
+                    STORE(low + channels) = MAX_OF(LOAD(low + channels), value);
+                }
+                STORE(out + w * yv.w + c) = fake_quantize(value, q);
             }
-            STORE(out + w * yv.w + c) = fake_quantize(value, q);
-        }
     }
 }
 
@@ -170,26 +169,29 @@ KERNEL(quantize_channels_f32)(GROUPS GLOBAL_OUT x, GLOBAL_IN qp, const int4 xv, 
     const float4 q = *(__global const float4 *)(qp + 4 * place);
     FOR_EACH_ROW {
         GLOBAL_OUT a = ROW_OF(x, xv);
-        for (int w = 0; w < size.y; w++)
-            for (int c = 0; c < channels; c++) {
-                const vec value = fake_quantize((vec)(a[w * xv.w + c]), q);
-                a[w * xv.w + c] = ((const float *)&value)[0];
-            }
+        FOR_EACH_VALUE {
+            const vec value = fake_quantize((vec)(a[w * xv.w + c]), q);
+            a[w * xv.w + c] = ((const float *)&value)[0];
+        }
     }
 }
 
-// partial: offset, floats from one part to the next.   Group: part of the rows, vector of channels.
+// partial: offset, floats from one part to the next: the padded channels.   Group: part of the rows, vectors
+// of channels, one for each lane that lies beside another.
 KERNEL(sum_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT partial, const int4 xv, const int4 size, const int2 pv)
 {
-    const int c = GROUP(1) * V;
+    SHARED_LANES
+    const int span = SPAN_OF(pv.y / V), turn = LANE / span;
+    const int c = (GROUP(1) * span + LANE % span) * V;
     vec total = (vec)(0.0f);
     FOR_EACH_ROW {
         GLOBAL_IN a = ROW_OF(x, xv) + c;
         vec line = (vec)(0.0f);
-        for (int w = 0; w < size.y; w++) line += LOAD(a + w * xv.w);
+        for (int w = turn; w < size.y; w += LANES / span) line += LOAD(a + w * xv.w);
         total += line;
     }
-    STORE(partial + pv.x + GROUP(0) * pv.y + c) = total;
+    total = lane_sum(total, span);
+    if (turn == 0) STORE(partial + pv.x + GROUP(0) * pv.y + c) = total;
 }
 
 // from, to: H, W, C, unused of each shape.   Group: image.
@@ -197,7 +199,7 @@ KERNEL(reshape_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 
                         const int accumulate)
 {
     const int n = GROUP(0);
-    for (int e = 0; e < from.x * from.y * from.z; e++) {
+    DEAL(e, from.x * from.y * from.z, 1) {
         const int pixel = e / from.z, target = e / to.z;
         const float value = x[xv.x + n * xv.y + pixel / from.y * xv.z + pixel % from.y * xv.w + e % from.z];
         GLOBAL_OUT out = y + yv.x + n * yv.y + target / to.y * yv.z + target % to.y * yv.w + e % to.z;
@@ -209,7 +211,7 @@ KERNEL(reshape_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 
 KERNEL(fill_zero_f32)(GROUPS GLOBAL_OUT y, const int offset, const int count, const int stretch)
 {
     const int first = GROUP(0) * stretch, end = MIN_OF(first + stretch, count);
-    for (int i = first; i < end; i += V) STORE(y + offset + i) = (vec)(0.0f);
+    DEAL(i, end - first, V) STORE(y + offset + first + i) = (vec)(0.0f);
 }
 
 // The border of every image, channels included. border: rows above, pixels at the left, rows below, pixels
@@ -222,8 +224,10 @@ KERNEL(clear_halo_f32)(GROUPS GLOBAL_OUT y, const int offset, const int4 border,
         GLOBAL_OUT line = image + row * row_floats;
         const int whole = row < border.x || row >= stored.x - border.z;
         const int left = whole ? row_floats : border.y * stored.z;
-        for (int i = 0; i < left; i += V) STORE(line + i) = (vec)(0.0f);
-        if (!whole)
-            for (int i = row_floats - border.w * stored.z; i < row_floats; i += V) STORE(line + i) = (vec)(0.0f);
+        DEAL(i, left, V) STORE(line + i) = (vec)(0.0f);
+        if (!whole) {
+            const int right = border.w * stored.z;
+            DEAL(i, right, V) STORE(line + row_floats - right + i) = (vec)(0.0f);
+        }
     }
 }

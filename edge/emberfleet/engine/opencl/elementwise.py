@@ -69,7 +69,9 @@ def quantize(program: Program, x: View, y: View, place: int, observe: bool) -> t
             ARENA, "quantization", x, size, x.channels, place,
         )  # fmt: skip
         return None
-    extremes = program.scratch("extremes", parts * 2 * x.padded_channels) if observe else None
+    lanes, span = program.device.lanes, program.device.span(x.padded_channels // program.vector)
+    found = parts * (lanes // span)
+    extremes = program.scratch("extremes", found * 2 * x.padded_channels) if observe else None
     program.emit(
         "elementwise",
         "quantize_f32",
@@ -77,7 +79,7 @@ def quantize(program: Program, x: View, y: View, place: int, observe: bool) -> t
         *(ARENA, ARENA, "quantization", x, y, size, x.padded_channels),
         (extremes if extremes is not None else -1, place),
     )
-    return None if extremes is None else (extremes, parts)
+    return None if extremes is None else (extremes, found)
 
 
 def quantize_backward(program: Program, x: View, dy: View, dx: View, place: int, accumulate: bool) -> None:
@@ -99,10 +101,11 @@ def bias_parts(program: Program, dy: View) -> int:
 def bias_gradient(program: Program, dy: View, target: tuple[int, int]) -> None:
     """Record sums of `dy` per channel into `gradients`: offset of the first part, floats between parts."""
     size, parts = program.parts(dy)
+    vectors = dy.padded_channels // program.vector
     program.emit(
         "elementwise",
         "sum_f32",
-        (parts, dy.padded_channels // program.vector),
+        (parts, vectors // program.device.span(vectors)),
         *(ARENA, "gradients", dy, size, target),
     )
 

@@ -21,6 +21,7 @@ from emberfleet.core.arrays import Int32
 from emberfleet.engine.opencl.device import (
     PRELUDE,
     Buffer,
+    BuildError,
     OpenCLDevice,
     define_options,
     foreign_errors,
@@ -86,15 +87,17 @@ class SeparateLaunches:
         for operation in operations:
             kernel = device.kernel(operation.source, operation.kernel, operation.options)
             kernel.set_args(*operation.arguments)
-            self._launches.append((kernel, operation.groups, (1,) * len(operation.groups)))
+            items = (operation.groups[0] * device.lanes, *operation.groups[1:])
+            group = (device.lanes, *(1 for _ in operation.groups[1:]))
+            self._launches.append((kernel, items, group))
 
     def run(self, start: int, stop: int) -> None:
         """Enqueue operations from `start` to before `stop`; does not wait."""
         import pyopencl as cl
 
         enqueue = cl.enqueue_nd_range_kernel
-        for kernel, groups, items in self._launches[start:stop]:
-            enqueue(self._queue, kernel, groups, items)
+        for kernel, items, group in self._launches[start:stop]:
+            enqueue(self._queue, kernel, items, group)
 
     def set_argument(self, position: int, index: int, value: Any) -> None:
         """Change one argument of one operation from the next run on."""
@@ -132,7 +135,7 @@ class FusedLaunch:
                 f"case {number}: {kernel}_{sections.index((source, options))}(group, {given}); break;"
             )
         program = device.build_text("fused", compose(sections, cases, width), vector)
-        with foreign_errors("preparing a network's program"):
+        with foreign_errors("preparing a network's program", BuildError):
             import pyopencl as cl
 
             self._kernel = cl.Kernel(program, "run_all")

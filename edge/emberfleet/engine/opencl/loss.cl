@@ -4,7 +4,7 @@
 //   loss[n,p] = -sum over k of t * log p;      dz = (p - t) / (N * P)
 //
 // Logits lie flat, position after position, (N, P * K). Labels were checked on the host.
-// Versions (naive): group: image. Tolerance: reduction length K.
+// Versions (naive): group: image, its positions dealt out to the lanes. Tolerance: reduction length K.
 
 // size: P, K, padded P * K, unused.   share: s / K, 1 - s, 1 / (N * P), unused.   loss: (N * P,).
 KERNEL(softmax_cross_entropy_f32)(GROUPS GLOBAL_IN z, GLOBAL_OUT dz, __global const int *restrict labels,
@@ -12,7 +12,7 @@ KERNEL(softmax_cross_entropy_f32)(GROUPS GLOBAL_IN z, GLOBAL_OUT dz, __global co
                                       const float4 share)
 {
     const int n = GROUP(0);
-    for (int p = 0; p < size.x; p++) {
+    DEAL(p, size.x, 1) {
         GLOBAL_IN row = z + zv.x + n * zv.y + p * size.y;
         GLOBAL_OUT out = dz + dv.x + n * dv.y + p * size.y;
         const int label = labels[n * size.x + p];
@@ -29,13 +29,14 @@ KERNEL(softmax_cross_entropy_f32)(GROUPS GLOBAL_IN z, GLOBAL_OUT dz, __global co
         out[label] -= share.y * share.z;
         loss[n * size.x + p] = log_total - share.y * (row[label] - peak) - share.x * sum;
     }
-    for (int k = size.x * size.y; k < size.z; k++) dz[dv.x + n * dv.y + k] = 0.0f;
+    const int used = size.x * size.y;
+    DEAL(k, size.z - used, 1) dz[dv.x + n * dv.y + used + k] = 0.0f;
 }
 
 KERNEL(softmax_forward_f32)(GROUPS GLOBAL_IN z, GLOBAL_OUT y, const int4 zv, const int4 yv, const int4 size)
 {
     const int n = GROUP(0);
-    for (int p = 0; p < size.x; p++) {
+    DEAL(p, size.x, 1) {
         GLOBAL_IN row = z + zv.x + n * zv.y + p * size.y;
         GLOBAL_OUT out = y + yv.x + n * yv.y + p * size.y;
         float peak = row[0], total = 0.0f;

@@ -9,7 +9,8 @@
 //                    a = rho*a + (1-rho)*u*u;  p -= rate*u
 //
 // Reference: engine/optimizers.py, whose slots these are. Slot 1 lies `slot` floats behind slot 0.
-// Version (naive): group: one row of the job table. Tolerance: element by element; the sum, its parts.
+// Version (naive): group: one row of the job table, or its share of it, dealt out to the lanes.
+// Tolerance: element by element; the sum, its parts.
 
 static inline vec root(vec x)
 {
@@ -27,7 +28,7 @@ KERNEL(update_f32)(GROUPS GLOBAL_OUT params, GLOBAL_IN gradients, GLOBAL_OUT slo
 {
     __global const int *job = jobs + 8 * GROUP(0);
     const float decay = job[5] ? rates.y : 0.0f;
-    for (int i = 0; i < job[1]; i += V) {
+    for (int i = (CUT * LANES + LANE) * V; i < job[1]; i += CUTS * LANES * V) {
         const int at = job[0] + i;
         vec g = LOAD(gradients + job[2] + i);
         for (int part = 1; part < job[3]; part++) g += LOAD(gradients + job[2] + part * job[4] + i);

@@ -14,7 +14,7 @@ from emberfleet.engine.opencl.program import Program
 from emberfleet.engine.optimizers import Adadelta, Adagrad, Adam, AdamW, Optimizer, RmsProp, Sgd, decays
 
 JOB_FLOATS = 8192
-"""Parameters that one group updates: small enough to keep all cores busy to the end."""
+"""Parameters of one job, which a group (gpu: several) updates: few enough to keep all cores busy."""
 
 RATES_ARGUMENT = 6
 """Index of the kernel's argument that changes with each step."""
@@ -46,10 +46,11 @@ def record(program: Program, optimizer: Optimizer, params: ParameterBlock, jobs:
     if rule is None:
         known = ", ".join(sorted(kind.__name__ for kind in RULES))
         raise ConfigError(f"the OpenCL backend does not know the optimizer {optimizer!r}; it has: {known}")
+    cuts = program.device.cuts(len(jobs), JOB_FLOATS // (program.device.lanes * program.vector))
     program.emit(
         "optimizer",
         "update_f32",
-        (len(jobs),),
+        (len(jobs), cuts),
         *("params", "gradients", "slots", "update_jobs", params.floats, _constants(optimizer), (0.0,) * 4),
         options=Rule(rule, program.vector),
     )

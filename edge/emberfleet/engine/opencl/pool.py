@@ -29,7 +29,7 @@ def max_backward(
     program.emit(
         "pool",
         "max_pool_backward_f32",
-        (dy.padded_channels // program.vector, dy.batch),
+        (dx.height, dx.batch),
         *(ARENA, ARENA, dy, dx, *_geometry(dx, dy, node, where), int(accumulate)),
     )
 
@@ -39,8 +39,8 @@ def average_forward(program: Program, x: View, y: View) -> None:
     program.emit(
         "pool",
         "global_average_pool_forward_f32",
-        (x.padded_channels // program.vector, x.batch),
-        *(ARENA, ARENA, x, y, (x.height, x.width, 0, 0), _share(x)),
+        (_blocks(program, x), x.batch),
+        *(ARENA, ARENA, x, y, (x.height, x.width, x.padded_channels, 0), _share(x)),
     )
 
 
@@ -49,9 +49,15 @@ def average_backward(program: Program, dy: View, dx: View, accumulate: bool) -> 
     program.emit(
         "pool",
         "global_average_pool_backward_f32",
-        (dx.padded_channels // program.vector, dx.batch),
-        *(ARENA, ARENA, dy, dx, (dx.height, dx.width, 0, 0), _share(dx), int(accumulate)),
+        (_blocks(program, dx), dx.batch),
+        *(ARENA, ARENA, dy, dx, (dx.height, dx.width, dx.padded_channels, 0), _share(dx), int(accumulate)),
     )
+
+
+def _blocks(program: Program, x: View) -> int:
+    """Groups that share the channels: each has the vectors of the lanes that lie side by side."""
+    vectors = x.padded_channels // program.vector
+    return vectors // program.device.span(vectors)
 
 
 def _share(x: View) -> np.float32:

@@ -41,6 +41,46 @@ typedef char4 cvec;
 #define LOAD(p) (*(__global const vec *)(p))
 #define STORE(p) (*(__global vec *)(p))
 
+// A group has LANES work-items, a power of two: 1 in the cpu family, as many as the device likes in the gpu
+// family. What a group does many times is dealt out to its lanes, neighbours to neighbouring channels; with
+// one lane these are plain loops.
+//
+//   LANE                        this work-item's number in its group
+//   DEAL(i, count, step)        every step-th i below count
+//   DEAL2(i, rows, j, columns, step)   every i below rows with every step-th j below columns
+//   CUT, CUTS                   of a group's work, where a second axis of groups shares it: which, of how many
+//   SPAN_OF(vectors)            how many lanes lie side by side over that many vectors of channels: a power
+//                               of two that divides both; LANES / span of them take turns at the pixels
+//   lane_sum, lane_max          over the lanes that lie `span` apart; all lanes of a group must call them,
+//                               with SHARED_LANES declared in the kernel
+#ifndef LANES
+#define LANES 1
+#endif
+#define DEAL(i, count, step) for (int i = LANE * (step); i < (count); i += LANES * (step))
+#if LANES == 1
+#define LANE 0
+#define DEAL2(i, rows, j, columns, step)  \
+    for (int i = 0; i < (rows); i++)      \
+        for (int j = 0; j < (columns); j += step)
+#define CUT 0
+#define CUTS 1
+#define SPAN_OF(vectors) 1
+#define SHARED_LANES
+#define lane_sum(x, span) (x)
+#define lane_max(x, span) (x)
+#else
+#define LANE ((int)get_local_id(0))
+#define DEAL2(i, rows, j, columns, step)                                                     \
+    for (int dealt = LANE * (step), i = dealt / (columns), j = dealt % (columns); i < (rows); \
+         dealt += LANES * (step), i = dealt / (columns), j = dealt % (columns))
+#define CUT GROUP(1)
+#define CUTS ((int)get_num_groups(1))
+#define SPAN_OF(vectors) MIN_OF((vectors) & -(vectors), LANES)
+#define SHARED_LANES __local vec shared_lanes[LANES];
+#define lane_sum(x, span) sum_of_lanes(shared_lanes, x, span)
+#define lane_max(x, span) max_of_lanes(shared_lanes, x, span)
+#endif
+
 // A kernel is written KERNEL(name)(GROUPS arguments) and asks for its group by GROUP(i): it can be a kernel
 // by itself, or a function that the one kernel of a fused program calls group after group (fused.cl).
 #if V == 16 && defined(__x86_64__)
@@ -53,7 +93,7 @@ typedef char4 cvec;
 #define GROUPS const int4 group_,
 #define GROUP(i) (group_.s##i)
 #else
-#define KERNEL(name) __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void name
+#define KERNEL(name) __kernel __attribute__((reqd_work_group_size(LANES, 1, 1))) void name
 #define GROUPS
 #define GROUP(i) ((int)get_group_id(i))
 #endif
@@ -61,6 +101,28 @@ typedef char4 cvec;
 // A vector of comparison results picks lanes; both sides are evaluated.
 #define MAX_OF(a, b) ((a) > (b) ? (a) : (b))
 #define MIN_OF(a, b) ((a) < (b) ? (a) : (b))
+
+#if LANES > 1
+static inline vec sum_of_lanes(__local vec *shared, vec x, int span)
+{
+    barrier(CLK_LOCAL_MEM_FENCE);
+    shared[LANE] = x;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    vec total = (vec)(0.0f);
+    for (int other = LANE % span; other < LANES; other += span) total += shared[other];
+    return total;
+}
+
+static inline vec max_of_lanes(__local vec *shared, vec x, int span)
+{
+    barrier(CLK_LOCAL_MEM_FENCE);
+    shared[LANE] = x;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    vec highest = x;
+    for (int other = LANE % span; other < LANES; other += span) highest = MAX_OF(highest, shared[other]);
+    return highest;
+}
+#endif
 
 #ifdef BUILTIN_SQRT
 #define SQRT(x) __builtin_sqrtf(x)
@@ -80,6 +142,7 @@ static inline vec fake_quantize(vec x, const float4 p)
     return q * p.y;
 }
 
+#ifndef NO_INT64
 // x * multiplier * 2**(shift - 31) in integers: multiply_by_quantized_multiplier of core/quantization.py.
 static inline int fixed_product(int x, int multiplier, int shift)
 {
@@ -91,3 +154,4 @@ static inline int fixed_product(int x, int multiplier, int shift)
     const long remainder = high & mask, threshold = (mask >> 1) + (high < 0);
     return (int)((high >> right) + (remainder > threshold));
 }
+#endif

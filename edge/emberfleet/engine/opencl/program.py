@@ -140,13 +140,13 @@ class Program:
         *arguments: Argument,
         options: DataclassInstance | None = None,
     ) -> None:
-        """Record a launch of `kernel` from ``<source>.cl`` with that many groups of one work-item."""
+        """Record a launch of `kernel` from ``<source>.cl`` with that many groups."""
         self._calls.append(Call(source, kernel, options or VectorWidth(self.vector), groups, arguments))
 
     def parts(self, view: View) -> tuple[tuple[int, int, int, int], int]:
         """Cut the rows of a tensor among groups: ``(H, W, rows per part, rows)`` and the number of parts."""
         rows = view.batch * view.height
-        wanted = max(4 * self.device.limits.compute_units, 8)
+        wanted = self.device.busy_groups
         each = -(-rows // min(rows, wanted))
         return (view.height, view.width, each, rows), -(-rows // each)
 

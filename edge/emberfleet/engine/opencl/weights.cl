@@ -5,24 +5,27 @@
 //   backward   b[T-1-t,o,c] = f[t,c,o]: window flipped, channels exchanged (convolving dy with b gives dx)
 //
 // t: place in the window, T = KH*KW. W: (T, C, O), O padded; b: (T, O, C), C padded with zeros.
-// Versions (naive): group: one row of the job table: one window place (transpose), V channels (round).
+// Versions (naive): group: one row of the job table: one window place, whose outputs the cuts share (transpose), V
+// channels, whose rows are dealt out to the lanes (round).
 // Exact.
 
 // jobs[g]: offset of W, of f, T * C, padded O, first channel o, unused, unused, unused.
 KERNEL(round_weights_f32)(GROUPS GLOBAL_IN params, GLOBAL_OUT packed, __global const int *restrict jobs)
 {
 #pragma OPENCL FP_CONTRACT OFF
+    SHARED_LANES
     __global const int *job = jobs + 8 * GROUP(0);
     GLOBAL_IN source = params + job[0] + job[4];
     GLOBAL_OUT target = packed + job[1] + job[4];
     vec peak = (vec)(0.0f);
-    for (int row = 0; row < job[2]; row++) {
+    DEAL(row, job[2], 1) {
         const vec value = LOAD(source + row * job[3]);
         peak = MAX_OF(MAX_OF(value, -value), peak);
     }
+    peak = lane_max(peak, 1);
     const vec scale = peak > 0.0f ? peak / 127.0f : (vec)(1.0f);
     const vec inverse = 1.0f / scale;
-    for (int row = 0; row < job[2]; row++) {
+    DEAL(row, job[2], 1) {
         vec q = LOAD(source + row * job[3]) * inverse;
         q = MIN_OF(MAX_OF(q, (vec)(-127.0f)), (vec)(127.0f));
         q = (q + ROUNDING) - ROUNDING;
@@ -36,6 +39,6 @@ KERNEL(transpose_weights_f32)(GROUPS GLOBAL_IN source, GLOBAL_OUT packed, __glob
     __global const int *job = jobs + 8 * GROUP(0);
     GLOBAL_IN from = source + job[0] + job[3] * job[4] * job[6];
     GLOBAL_OUT to = packed + job[1] + (job[2] - 1 - job[3]) * job[5] * job[7];
-    for (int o = 0; o < job[5]; o++)
-        for (int c = 0; c < job[4]; c++) to[o * job[7] + c] = from[c * job[6] + o];
+    for (int o = CUT; o < job[5]; o += CUTS)
+        DEAL(c, job[4], 1) to[o * job[7] + c] = from[c * job[6] + o];
 }

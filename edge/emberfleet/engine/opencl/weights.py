@@ -12,6 +12,9 @@ from emberfleet.engine.opencl.layout import round_up
 from emberfleet.engine.opencl.parameters import ParameterBlock
 from emberfleet.engine.opencl.program import Program
 
+MOST_CUTS = 64
+"""Groups that share one window place at most; fewer outputs than that leave some without work."""
+
 
 class PackedWeights:
     """Offsets of rounded and transposed weights in the buffer `packed`, and the jobs that fill them."""
@@ -61,10 +64,11 @@ class PackedWeights:
                 "rounding_jobs",
             )
         if len(self.turning_jobs):
+            cuts = program.device.cuts(len(self.turning_jobs), MOST_CUTS)
             program.emit(
                 "weights",
                 "transpose_weights_f32",
-                (len(self.turning_jobs),),
+                (len(self.turning_jobs), cuts),
                 self._source,
                 "packed",
                 "turning_jobs",
