@@ -14,20 +14,22 @@
 //   2 packed     four channels at a time, in plain C: the twin of those below
 //   3 vpdpbusd   x86 VNNI: unsigned codes by signed weights; the 128 is taken out in b
 //   4 sdot       Arm
-//   5 khr        cl_khr_integer_dot_product
+//   5 khr        cl_khr_integer_dot_product; KHR_DOT stands for its builtin in the tests
 // Exact: the same bits as the numpy reference. Sums wrap at 2**32 on the way, which the end does not see.
 
 #ifdef UNSIGNED
 #define code_t uchar
 #define CODES bvec
-#define TO_CODES(x) TO_BVEC(x)
+#define HIGHEST 255
+#define SATURATED(x) TO_BVEC(MIN_OF(AS_UVEC(x), (uvec)(HIGHEST)))
 #else
 #define code_t char
 #define CODES cvec
+#define HIGHEST 127
 #ifdef __clang__
-#define TO_CODES(x) __builtin_convertvector(x, cvec)
+#define SATURATED(x) __builtin_convertvector(MIN_OF(x, (ivec)(HIGHEST)), cvec)
 #else
-#define TO_CODES(x) GLUE(convert_char, V)(x)
+#define SATURATED(x) GLUE(convert_char, V)(MIN_OF(x, (ivec)(HIGHEST)))
 #endif
 #endif
 
@@ -72,13 +74,17 @@ static inline ivec dot_add(ivec sum, ivec value, ivec weights)
     return sum;
 }
 #define MULTIPLY_ADD(sum, value, weights) dot_add(sum, value, weights)
-#elif DOT == 5 && defined(__opencl_c_integer_dot_product_input_4x8bit_packed)
+#elif DOT == 5 && (defined(__opencl_c_integer_dot_product_input_4x8bit_packed) || defined(KHR_DOT))
 static inline ivec dot_add(ivec sum, ivec value, ivec weights)
 {
     ivec result;
     #pragma unroll
     for (int lane = 0; lane < V; lane++)
+#ifdef KHR_DOT
+        result[lane] = sum[lane] + KHR_DOT((uint)value[lane], (uint)weights[lane]);
+#else
         result[lane] = sum[lane] + dot_4x8packed_ss_int((uint)value[lane], (uint)weights[lane]);
+#endif
     return result;
 }
 #define MULTIPLY_ADD(sum, value, weights) dot_add(sum, value, weights)
@@ -96,27 +102,38 @@ static inline ivec dot_add(ivec sum, ivec value, ivec weights)
 
 #if V == 16
 #define lvec long8
+#define uvec uint16
+#define AS_UVEC(x) as_uint16(x)
 #define AS_LVEC(x) as_long8(x)
 #define AS_IVEC(x) as_int16(x)
 #elif V == 8
 #define lvec long4
+#define uvec uint8
+#define AS_UVEC(x) as_uint8(x)
 #define AS_LVEC(x) as_long4(x)
 #define AS_IVEC(x) as_int8(x)
 #else
 #define lvec long2
+#define uvec uint4
+#define AS_UVEC(x) as_uint4(x)
 #define AS_LVEC(x) as_long2(x)
 #define AS_IVEC(x) as_int4(x)
 #endif
 
 // fixed(x) + zero point for negative shifts: even and odd lanes multiplied to 64 bits, rounded at bit 31, then
 // at bit `right`, ties away from zero. nudge: half of 2**right, and the zero point from bit `right` on.
+// Behind a ReLU ties of negative numbers do not matter: they end at the zero point either way.
 static inline ivec scale_down(ivec x, ivec multiplier, ivec nudge, ivec right)
 {
     const lvec a = AS_LVEC(x), m = AS_LVEC(multiplier);
     const lvec even = ((a << 32) >> 32) * ((m << 32) >> 32) + (1L << 30);
     const lvec odd = (a >> 32) * (m >> 32) + (1L << 30);
     const ivec high = AS_IVEC(((even >> 31) & 0xffffffffL) | ((odd << 1) & ~0xffffffffL));
+#ifdef RELU
+    return (high + nudge) >> right;
+#else
     return (high + (high >> 31) + nudge) >> right;
+#endif
 }
 
 // A panel's record: 16 ints, then bias, multiplier, nudge, right for each output channel
@@ -129,9 +146,8 @@ static inline ivec scale_down(ivec x, ivec multiplier, ivec nudge, ivec right)
 #define WEIGHTS 4
 #define Y_CHANNEL 5
 #define LOW 6
-#define HIGH 7
-#define PLAIN_SCALING 8
-#define ZERO_POINT 9
+#define PLAIN_SCALING 7
+#define ZERO_POINT 8
 
 // xv: offset, image stride, step per output row, step per output pixel.   taps: step per window row, column.
 // size: H, W of y.   cut: offset of the first record, rows and columns per part, parts across.
@@ -184,7 +200,7 @@ KERNEL(conv2d_forward_s8)(GROUPS __global const code_t *restrict x, __global con
                     }
                 }
             if (!record[PLAIN_SCALING]) {
-                const ivec low = (ivec)(record[LOW]), high = (ivec)(record[HIGH]);
+                const ivec low = (ivec)(record[LOW]);
                 #pragma unroll
                 for (int v = 0; v < NV; v++)
                     #pragma unroll
@@ -192,8 +208,8 @@ KERNEL(conv2d_forward_s8)(GROUPS __global const code_t *restrict x, __global con
                         #pragma unroll
                         for (int j = 0; j < MRX; j++) {
                             ivec code = scale_down(FINISH(acc[i][j][v], bias[v]), multiplier[v], nudge[v], right[v]);
-                            code = MIN_OF(MAX_OF(code, low), high);
-                            *(__global CODES *)(out + i * yv.z + j * yv.w + v * V) = TO_CODES(code);
+                            code = MAX_OF(code, low);
+                            *(__global CODES *)(out + i * yv.z + j * yv.w + v * V) = SATURATED(code);
                         }
                 continue;
             }
@@ -212,7 +228,7 @@ KERNEL(conv2d_forward_s8)(GROUPS __global const code_t *restrict x, __global con
                 #pragma unroll 1
                 for (int o = 0; o < NV * V; o++) {
                     const int code = fixed_product(sum[o], factor[o], shift[o]) + record[ZERO_POINT];
-                    codes[o] = (code_t)MIN_OF(MAX_OF(code, record[LOW]), record[HIGH]);
+                    codes[o] = (code_t)MIN_OF(MAX_OF(code, record[LOW]), HIGHEST);
                 }
             }
         }

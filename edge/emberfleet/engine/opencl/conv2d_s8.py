@@ -20,6 +20,9 @@ RECORD = 16
 CELL_BYTES = 64
 """Packed weights start at multiples of this."""
 
+REGISTERS = 28
+"""Vectors that a tile may keep: the 32 of AVX-512 and of Arm less some for the rest; others have 16."""
+
 DOTS, LOADS = 2, 2
 """Dot products and loads that a core starts in a cycle."""
 
@@ -38,6 +41,7 @@ class IntegerTile:
     step: int
     dot: int
     unsigned: bool
+    relu: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class Branch:
 
     op: IntegerConv
     y: View
-    limits: tuple[int, int, int, int]
+    limits: tuple[int, int, int]
     """Zero point, lowest and highest code of the output, as stored."""
 
     @property
@@ -124,8 +128,8 @@ def forward(
         )
         head[:, 4] = start + np.arange(panels) * (weights.nbytes // panels)
         head[:, 5] = branch.y.first_channel - first.y.first_channel + np.arange(panels) * channels
-        zero, low, high = branch.limits[:3]
-        head[:, 6:10] = (low, high, plain, zero)
+        zero, low, _ = branch.limits
+        head[:, 6:9] = (low, plain, zero)
         records.append(np.concatenate([head, factors.reshape(panels, -1)], axis=1))
     first_record = packed.add_numbers(np.concatenate(records))
     panels = sum(len(part) for part in records)
@@ -212,15 +216,16 @@ def choose_tile(
     steps = [
         b.window.kernel[0] * columns * grains for b, (columns, grains) in zip(branches, runs, strict=True)
     ]
+    relu = all(branch.op.relu for branch in branches)
     step = next(s for s in (4, 3, 2, 1) if all(grains % s == 0 for _, grains in runs))
-    registers = 31 if vector == 16 or dot is Dot.SDOT else 15
+    registers = REGISTERS if vector == 16 or dot is Dot.SDOT else REGISTERS // 2
 
     def candidates() -> Iterator[tuple[float, IntegerTile]]:
         for nv in (n for n in (1, 2, 3, 4) if all(count % n == 0 for count in vectors)):
             for mrx in range(1, min(walk.columns, registers) + 1):
                 for mry in range(1, min(walk.rows, registers // mrx) + 1 if mrx == walk.columns else 2):
                     sums = mrx * mry * nv
-                    if sums + nv + 1 > registers:
+                    if sums + nv > registers:
                         continue
                     tiles = -(-walk.columns // mrx) * -(-walk.rows // mry)
                     each = max(sums / DOTS, (mrx * mry + nv) / LOADS, LATENCY)
@@ -228,7 +233,7 @@ def choose_tile(
                         count // nv * (length * each + sums * EPILOGUE + TILE_OVERHEAD)
                         for count, length in zip(vectors, steps, strict=True)
                     )
-                    yield tiles * cycles, IntegerTile(mrx, mry, nv, vector, step, int(dot), unsigned)
+                    yield tiles * cycles, IntegerTile(mrx, mry, nv, vector, step, int(dot), unsigned, relu)
 
     return min(candidates(), key=lambda scored: scored[0])[1]
 

@@ -232,7 +232,7 @@ class OpenCLIntegerPredictor:
         self._emit(kernel, (y.height, y.batch), *arguments, (y.width, y.channels), *after)
 
     def _convs(self, ops: list[IntegerConv], x: View) -> None:
-        branches = [Branch(op, self._view(op.output), self._limits(op)) for op in ops]
+        branches = [Branch(op, self._view(op.output), self._limits(op)[:3]) for op in ops]
         form = exact_form(self.dot, max(op.weights[0].size for op in ops))
         forward(self.program, x, branches, self._point(ops[0].input), form, self.dot.offset, self._packed)
 
