@@ -6,6 +6,7 @@ T ?= tests
 WORKERS ?= 2
 TEST_LIMIT_S ?= 600
 BLAS_THREADS ?= 1
+PEERS := $(or $(EMBERFLEET_PEERS_FOLDER),build/peers)
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
@@ -13,7 +14,7 @@ export OPENBLAS_NUM_THREADS ?= $(BLAS_THREADS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := check
-.PHONY: check dev format-check lint types imports fix test demo bench docs wheel clean
+.PHONY: check dev format-check lint types imports fix test demo bench bench-peers docs wheel clean
 
 check: format-check lint types imports test
 
@@ -50,7 +51,17 @@ demo: $(STAMP)
 	$(BIN)/python examples/handwriting_fleet/demo.py --out build/demo
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/run.py --out build/bench
+	$(BIN)/python benchmarks/run.py
+
+# Our engine beside torch, TensorFlow, ONNX Runtime, OpenVINO and LiteRT: about 4 GB are installed the first time.
+bench-peers: $(STAMP) $(PEERS)/main/.made-from-requirements $(PEERS)/tf/.made-from-requirements
+	$(BIN)/python benchmarks/run.py --only startup --only memory --only engine --peers $(PEERS)
+
+$(PEERS)/%/.made-from-requirements: benchmarks/engine/requirements-%.txt
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@echo "Installing the peers of $< into $(@D): some minutes"
+	@$(@D)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
 
 docs: $(STAMP)
 	$(BIN)/python -m pytest -q tests/docs

@@ -12,7 +12,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("emberfleet", "numpy", "pyopencl", "pocl-binary-distribution", "ai-edge-litert", "cryptography")
-PEER_VARIABLE = "EMBERFLEET_PEER_PYTHON"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +21,12 @@ class Setting:
     Attributes:
         folder: For files that measurements need; empty at the start.
         quick: As little as shows that everything works; the figures mean nothing.
-        peer_python: An interpreter that may have torch, or empty.
+        peers: Folder of the peers' environments; None: our engine alone.
     """
 
     folder: Path
     quick: bool = False
-    peer_python: str = ""
+    peers: Path | None = None
 
     @property
     def samples(self) -> int:

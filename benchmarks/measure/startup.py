@@ -1,7 +1,7 @@
 """Seconds and memory until ``from emberfleet.runtime import Runtime`` has run, in fresh processes.
 
-Beside it, what Python and numpy alone take; and the first training step on OpenCL with an empty kernel
-cache, with the driver's cache filled, and with kernels kept as binaries.
+Beside it, what Python and numpy alone take; and the first training step and the first inference on OpenCL
+with an empty kernel cache, and in the processes after that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import first_inference
 from benchmarks.measure.setting import Setting
+from emberfleet.core.errors import DeviceError
 from emberfleet.runtime.workloads import TRAIN, Workload
 
 IMPORTS = {
@@ -23,6 +25,10 @@ IMPORTS = {
     "numpy": "import numpy",
     "runtime": "from emberfleet.runtime import Runtime",
 }
+NETS = ("small", "sq224")
+"""Whose first inference is timed."""
+CACHES = (("empty", 1), ("warm", 3))
+"""The kernels' caches, and in how many processes."""
 _PROGRAM = """
 import time
 begin = time.perf_counter()
@@ -35,12 +41,8 @@ _FIRST_STEP = """
 import sys, time
 begin = time.perf_counter()
 from emberfleet.runtime.workloads import Workload, prepare
-work = prepare(Workload.from_json(sys.argv[1]))
-work.call()
+prepare(Workload.from_json(sys.argv[1])).call()
 print(time.perf_counter() - begin)
-if sys.argv[2] == "keep":
-    from emberfleet.engine.opencl.device import open_device
-    open_device().keep_binaries()
 """
 
 
@@ -69,7 +71,30 @@ def measure(setting: Setting) -> dict[str, Any]:
         "peak_mib": runtime["peak_mib"],
         "rows": rows,
         "first_step_s": {} if setting.quick else _first_steps(setting.folder),
+        "first_inference": _first_inferences(setting),
     }
+
+
+def _first_inferences(setting: Setting) -> list[dict[str, Any]]:
+    """Seconds to the first logits of one image through `Runtime`, medians of fresh processes."""
+    rows: list[dict[str, Any]] = []
+    for net in NETS[:1] if setting.quick else NETS:
+        model = first_inference.package(net, setting.folder)
+        for precision in (first_inference.INT8, first_inference.FLOAT):
+            environment = first_inference.empty_caches(setting.folder / f"startup-{net}-{precision}")
+            for cache, count in CACHES[:1] if setting.quick else CACHES:
+                row: dict[str, Any] = {"net": net, "precision": precision, "cache": cache}
+                try:
+                    found = [
+                        first_inference.run(model, "opencl", precision, environment) for _ in range(count)
+                    ]
+                except DeviceError as error:
+                    rows.append({**row, "skipped": str(error)})
+                    break
+                after = statistics.median(each.after_import_s for each in found)
+                whole = statistics.median(each.process_s for each in found)
+                rows.append({**row, "after_import_s": round(after, 3), "process_s": round(whole, 3)})
+    return rows
 
 
 def _run(statement: str) -> tuple[float, float, float]:
@@ -88,19 +113,13 @@ def _run(statement: str) -> tuple[float, float, float]:
 
 def _first_steps(folder: Path) -> dict[str, float | str]:
     """Seconds from the import to the end of the first step of the small net on OpenCL."""
-    cache = folder / "empty-cache"
-    cache.mkdir()
-    environment = {
-        **os.environ, "XDG_CACHE_HOME": str(cache), "POCL_CACHE_DIR": str(cache / "pocl"),
-        "PYOPENCL_NO_CACHE": "1",
-    }  # fmt: skip
-    (cache / "pocl").mkdir()
+    environment = {**os.environ, **first_inference.empty_caches(folder / "first-step")}
     workload = Workload(TRAIN, "opencl", 16, fake_quantize=True)
     arguments = json.dumps({name: getattr(workload, name) for name in workload.__dataclass_fields__})
     seconds: dict[str, float | str] = {}
-    for name, keep in (("empty cache", ""), ("driver's cache", "keep"), ("kept binaries", "")):
+    for name, _ in CACHES:
         done = subprocess.run(
-            [sys.executable, "-c", _FIRST_STEP, arguments, keep],
+            [sys.executable, "-c", _FIRST_STEP, arguments],
             env=environment, capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode:

@@ -9,24 +9,33 @@ from typing import Any
 
 import pytest
 
-from benchmarks.measure import networks, training
-from emberfleet.train.models import small_squeezenet
+from benchmarks.engine.works import WORKS
 
 ROOT = Path(__file__).resolve().parents[2]
-SUBJECTS = ("startup", "training", "inference", "packages", "averaging", "rounds")
+SUBJECTS = ("startup", "memory", "training", "inference", "packages", "averaging", "rounds", "engine")
+ROW_KEYS = {"work", "threads", "ours_ms", "peer", "peer_ms", "ratio", "ours_rss_mib", "peer_rss_mib"}
 
 
-def run(out: Path, *arguments: str, **variables: str) -> dict[str, Any]:
+def run(out: Path, *arguments: str) -> dict[str, Any]:
     command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--quick", "--out", str(out), *arguments]
     paths = os.pathsep.join(str(ROOT / name) for name in ("edge", "server", "converters"))
-    subprocess.run(command, check=True, cwd=out, env={**os.environ, "PYTHONPATH": paths, **variables})
-    summary: dict[str, Any] = json.loads((out / "summary.json").read_text("utf-8"))
-    return summary
+    subprocess.run(command, check=True, cwd=out, env={**os.environ, "PYTHONPATH": paths})
+    return read(out / "summary.json")
+
+
+def read(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return value
 
 
 @pytest.fixture(scope="module")
-def summary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run(tmp_path_factory.mktemp("bench"))
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bench")
+
+
+@pytest.fixture(scope="module")
+def summary(out: Path) -> dict[str, Any]:
+    return run(out)
 
 
 def timed(rows: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
@@ -43,7 +52,7 @@ def test_every_subject_is_in_the_summary_with_the_facts_of_the_machine(summary: 
 
 
 def test_training_is_timed_on_numpy_and_the_loss_falls(summary: dict[str, Any]) -> None:
-    row = timed(summary["training"]["rows"], "engine")["numpy"]
+    row = timed(summary["training"]["rows"], "backend")["numpy"]
     assert row["ms"]["low"] <= row["ms"]["median"] <= row["ms"]["high"]
     assert row["last_loss"] < row["first_loss"]
     assert row["parameters"] == 64970
@@ -89,22 +98,46 @@ def test_only_measures_what_is_named(tmp_path: Path) -> None:
     assert set(run(tmp_path, "--only", "packages")) == {"machine", "quick", "seconds", "packages"}
 
 
-def test_nothing_is_left_but_the_summary(tmp_path: Path) -> None:
+def test_every_work_of_the_engine_has_its_rows_in_engine_json(summary: dict[str, Any], out: Path) -> None:
+    engine = read(out / "engine.json")
+    assert {row["work"] for row in engine["rows"]} == set(WORKS)
+    assert all(row.keys() >= ROW_KEYS for row in engine["rows"])
+    assert all(row["ours_ms"] > 0 and row["peer"] is None for row in engine["rows"])
+    assert [row["work"] for row in engine["rows"] if row["backend"] == "numpy"] == ["train sq32"]
+    assert engine["memory"] == summary["memory"]
+    assert engine["startup"] == summary["startup"]["first_inference"]
+
+
+def test_the_engines_trainings_learn(summary: dict[str, Any]) -> None:
+    losses = [row["ours_losses"] for row in summary["engine"]["rows"] if "ours_losses" in row]
+    assert len(losses) == 4
+    assert all(last < first for first, last in losses)
+
+
+def test_a_process_that_predicts_once_tells_its_memory_on_every_backend(summary: dict[str, Any]) -> None:
+    peaks = {row["process"]: row["peak_mib"] for row in summary["memory"]["processes"]}
+    assert set(peaks) == {"ours, auto", "ours, opencl", "ours, numpy", "LiteRT alone"}
+    assert all(10 < peak < 1000 for peak in peaks.values())
+
+
+def test_an_arena_is_stated_with_the_bound_that_no_plan_can_pass(summary: dict[str, Any]) -> None:
+    for row in summary["memory"]["arenas"]:
+        assert 0 < row["bound_bytes"] <= row["arena_bytes"]
+
+
+def test_the_first_inference_is_timed_from_the_import_and_from_the_start(summary: dict[str, Any]) -> None:
+    for row in summary["startup"]["first_inference"]:
+        assert 0 < row["after_import_s"] < row["process_s"]
+
+
+def test_one_work_can_be_measured_alone(tmp_path: Path) -> None:
+    found = run(tmp_path, "--only", "infer sq32 int8", "--peers", str(tmp_path / "none"))
+    assert set(found) == {"machine", "quick", "seconds", "engine"}
+    assert [row["work"] for row in found["engine"]["rows"]] == ["infer sq32 int8"]
+    reasons = {entry["peer"]: entry["reason"] for entry in found["engine"]["skipped"]}
+    assert reasons == dict.fromkeys(("LiteRT", "ONNX Runtime", "OpenVINO"), "no environment 'main'")
+
+
+def test_nothing_is_left_but_the_figures(tmp_path: Path) -> None:
     run(tmp_path, "--only", "startup")
-    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
-
-
-def test_a_peer_without_torch_is_skipped_with_the_reason(tmp_path: Path) -> None:
-    found = run(tmp_path, "--only", "training", EMBERFLEET_PEER_PYTHON=sys.executable)
-    peer = {row["engine"]: row for row in found["training"]["rows"]}[training.TORCH]
-    assert "torch" in peer["skipped"]
-
-
-def test_the_small_net_that_is_timed_is_that_of_the_package() -> None:
-    ours, theirs = networks.build(networks.SMALL), small_squeezenet()
-    assert list(ours.parameters.values()) == list(theirs.parameters.values())
-    assert list(ours.shapes.values()) == list(theirs.shapes.values())
-
-
-def test_the_medium_net_has_its_known_size() -> None:
-    assert networks.count_parameters(networks.build(networks.MEDIUM)) == 341_962
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["engine.json", "summary.json"]

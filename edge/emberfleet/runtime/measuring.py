@@ -30,6 +30,8 @@ from emberfleet.core.errors import DeviceError
 
 WARM_UP_S: Final = 0.1
 LEAST_CALLS: Final = 3
+PAUSE_S: Final = 0.02
+"""Before each sample: the thread pools of some libraries spin a while after their work."""
 THREAD_VARIABLES: Final = (
     "EMBERFLEET_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
 )  # fmt: skip
@@ -254,6 +256,7 @@ def interleave(processes: Sequence[MeasuredProcess], samples: int, seconds: floa
     able = [process for process in processes if process.wait_ready()]
     for _ in range(samples):
         for process in able:
+            time.sleep(PAUSE_S)
             process.sample(seconds)
     return [process.finish() for process in processes]
 

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from emberfleet.core.arrays import Float32, UInt8
-from emberfleet.core.errors import ConfigError, ConversionError, DeviceError
-from emberfleet.core.graph import Graph
+from emberfleet.core.errors import ConversionError, DeviceError
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.runtime.measuring import (
     MeasuredProcess,
@@ -52,10 +51,8 @@ class Workload:
         backend: Where.
         batch: Images at a time.
         threads: Most threads; None: as many as the backend finds.
-        bundle: A signed bundle to time, or empty.
+        bundle: A signed bundle to time; empty: the built-in small net.
         trusted: Public keys, as text, one of which has signed it.
-        graph: A graph.json to time instead, with fresh weights; empty: the built-in small net.
-        optimizer: Of the training, by name.
         fake_quantize: Train with the rounding of int8, as devices do.
     """
 
@@ -65,8 +62,6 @@ class Workload:
     threads: int | None = None
     bundle: str = ""
     trusted: tuple[str, ...] = ()
-    graph: str = ""
-    optimizer: str = "adam"
     fake_quantize: bool = False
 
     def start(self) -> MeasuredProcess:
@@ -92,16 +87,11 @@ def time_workloads(workloads: Sequence[Workload], samples: int, seconds: float) 
 @cache
 def built_in_model() -> TrainedModel:
     """The small net for 28 x 28 grey images and ten classes, untrained, with ranges observed on noise."""
-    from emberfleet.train.models import small_squeezenet
-
-    return fresh_model(small_squeezenet())
-
-
-def fresh_model(graph: Graph) -> TrainedModel:
-    """A network with its first weights and with ranges observed on noise, ready to be converted."""
     from emberfleet.train.calibration import calibrate
     from emberfleet.train.initialisation import initial_tensors
+    from emberfleet.train.models import small_squeezenet
 
+    graph = small_squeezenet()
     height, width, channels = graph.input.shape
     preprocessing = Preprocessing(height, width, channels)
     tensors = initial_tensors(graph, 0, preprocessing)
@@ -121,17 +111,13 @@ class TrainingWork:
 
     def __init__(self, workload: Workload) -> None:
         from emberfleet.engine.backend import TrainingSpec
+        from emberfleet.engine.optimizers import Adam
         from emberfleet.engine.selection import choose_backend
-        from emberfleet.train.recipes import OPTIMIZERS
 
-        if workload.optimizer not in OPTIMIZERS:
-            raise ConfigError(
-                f"optimizer '{workload.optimizer}' is unknown, expected one of {', '.join(OPTIMIZERS)}"
-            )
         model = _model(workload)
         graph, batch = model.graph, workload.batch
         engine = choose_backend(workload.backend, workload.threads)
-        spec = TrainingSpec(batch, OPTIMIZERS[workload.optimizer], fake_quantize=workload.fake_quantize)
+        spec = TrainingSpec(batch, Adam(), fake_quantize=workload.fake_quantize)
         self._trainer = engine.trainer(graph, spec)
         self._trainer.load(model.tensors)
         self._x: Float32 = model.preprocessing.apply(noise(batch, model.preprocessing))
@@ -212,8 +198,6 @@ def _model(workload: Workload) -> TrainedModel:
         from emberfleet.converters.bundle import model_of
 
         return model_of(_open(workload))
-    if workload.graph:
-        return fresh_model(Graph.from_json(Path(workload.graph).read_bytes()))
     return built_in_model()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from emberfleet.core.graph import (
     BatchNorm,
@@ -21,7 +21,7 @@ from emberfleet.core.graph import (
 
 @dataclass(frozen=True, slots=True)
 class SqueezeNetShape:
-    """A SqueezeNet with batch norm: stem, pool, groups of fires with a pool between them, classifier.
+    """A SqueezeNet: stem, then groups of fires with a pool before each, and a classifier.
 
     Attributes:
         side: Of the square image.
@@ -30,6 +30,9 @@ class SqueezeNetShape:
         stride: Of the first convolution.
         groups: Fires as ``(squeeze, expand)``, each branch of the expand being so wide.
         classes: Of the classifier.
+        padding: Of the first convolution, on each side.
+        batch_norm: Before each ReLU; without it the convolutions have a bias.
+        head_relu: Whether the classifier's convolution is followed by a ReLU, as published.
     """
 
     side: int
@@ -38,12 +41,22 @@ class SqueezeNetShape:
     stride: int
     groups: tuple[tuple[tuple[int, int], ...], ...]
     classes: int = 10
+    padding: int = 1
+    batch_norm: bool = True
+    head_relu: bool = False
 
 
-SMALL = SqueezeNetShape(28, 1, 32, 1, (((16, 32), (16, 32)), ((24, 48), (24, 48), (32, 64))))
-"""The small net of the demo, as `train.models.small_squeezenet` makes it."""
-MEDIUM = SqueezeNetShape(32, 3, 64, 2, (((16, 64), (16, 64)), ((32, 128), (32, 128)), ((48, 192), (48, 192))))
+_EARLY = (((16, 64), (16, 64)), ((32, 128), (32, 128)))
+_LATE = ((48, 192), (48, 192), (64, 256), (64, 256))
+
+MEDIUM = SqueezeNetShape(32, 3, 64, 2, (*_EARLY, ((48, 192), (48, 192))))
 """The "344k" net of the design: 341,962 parameters, 344,256 with its classifier padded to 16 classes."""
+SQ32 = SqueezeNetShape(32, 3, 64, 1, (*_EARLY, _LATE), head_relu=True)
+"""SqueezeNet 1.1 for images of 32 x 32, with batch norm."""
+SQ32_FOLDED = replace(SQ32, batch_norm=False)
+"""The same with batch norm folded away, as it predicts."""
+SQ224 = SqueezeNetShape(224, 3, 64, 2, (*_EARLY, _LATE), 1000, padding=0, batch_norm=False, head_relu=True)
+"""SqueezeNet 1.1 as published: 1,235,496 parameters."""
 
 
 def build(shape: SqueezeNetShape) -> Graph:
@@ -55,15 +68,18 @@ def build(shape: SqueezeNetShape) -> Graph:
         return node.name
 
     def activate(name: str, source: str) -> str:
-        return add(Relu(f"{name}_relu", (add(BatchNorm(f"{name}_norm", (source,))),)))
+        if shape.batch_norm:
+            source = add(BatchNorm(f"{name}_norm", (source,)))
+        return add(Relu(f"{name}_relu", (source,)))
 
-    def conv(name: str, source: str, channels: int, kernel: int, stride: int = 1, bias: bool = False) -> str:
+    def conv(name: str, source: str, channels: int, kernel: int, bias: bool = not shape.batch_norm) -> str:
         pad = kernel // 2
-        node = Conv2D(name, (source,), channels, (kernel, kernel), (stride, stride), (pad,) * 4, bias)
-        return add(node)
+        return add(Conv2D(name, (source,), channels, (kernel, kernel), (1, 1), (pad,) * 4, bias))
 
-    side = (shape.side - 1) // shape.stride + 1
-    last = activate("conv1", conv("conv1", "input", shape.stem, 3, shape.stride))
+    side = (shape.side + 2 * shape.padding - 3) // shape.stride + 1
+    stride, padding = (shape.stride, shape.stride), (shape.padding,) * 4
+    stem = Conv2D("conv1", ("input",), shape.stem, (3, 3), stride, padding, not shape.batch_norm)
+    last = activate("conv1", add(stem))
     for g, group in enumerate(shape.groups):
         last = add(MaxPool(f"pool{g}", (last,), (3, 3), (2, 2), ceil_padding((side, side), (3, 3), (2, 2))))
         side = -(-(side - 3) // 2) + 1
@@ -75,8 +91,10 @@ def build(shape: SqueezeNetShape) -> Graph:
                 conv(f"{name}/expand3x3", narrow, expand, 3),
             )
             last = activate(name, add(Concat(f"{name}/concat", branches)))
-    head = conv("head", last, shape.classes, 1, bias=True)
-    add(GlobalAveragePool("logits", (head,)))
+    last = conv("head", last, shape.classes, 1, bias=True)
+    if shape.head_relu:
+        last = add(Relu("head_relu", (last,)))
+    add(GlobalAveragePool("logits", (last,)))
     return Graph(tuple(nodes))
 
 
