@@ -22,8 +22,9 @@ serve(Work)
 """
 
 
-def child(prepare: str = "pass", call: str = "time.sleep(0.001)") -> MeasuredProcess:
-    return MeasuredProcess("child", [sys.executable, "-c", CHILD.format(prepare=prepare, call=call)])
+def child(prepare: str = "pass", call: str = "time.sleep(0.001)", may_fail: bool = False) -> MeasuredProcess:
+    command = [sys.executable, "-c", CHILD.format(prepare=prepare, call=call)]
+    return MeasuredProcess("child", command, may_fail=may_fail)
 
 
 def test_a_timing_is_the_median_with_the_extremes() -> None:
@@ -57,6 +58,24 @@ def test_what_a_machine_cannot_do_is_skipped_with_the_reason() -> None:
 def test_a_child_that_dies_is_an_error_with_what_it_said() -> None:
     with child(call="sys.exit('the driver gave up')") as process, pytest.raises(DeviceError, match="gave up"):
         process.wait_ready()
+
+
+DIES_LATER = "self.calls = getattr(self, 'calls', 0) + 1; self.calls < 60 or sys.exit('out of memory')"
+
+
+@pytest.mark.parametrize("call", ["sys.exit('out of memory')", DIES_LATER])
+def test_a_child_that_may_fail_is_skipped_when_it_dies_and_the_others_go_on(call: str) -> None:
+    with child(call=f"time.sleep(0.002); {call}", may_fail=True) as mortal, child() as other:
+        results = interleave([mortal, other], samples=4, seconds=0.1)
+    assert "out of memory" in results[0].skipped
+    assert results[1].timing is not None
+    assert results[1].timing.samples == 4
+
+
+def test_a_child_may_say_more_than_a_pipe_holds() -> None:
+    with child(call="sys.stderr.write('x' * 300_000)") as process:
+        (result,) = interleave([process], samples=1, seconds=0.0)
+    assert result.timing is not None
 
 
 @pytest.mark.parametrize("last", [2.0, 2.5, float("nan")])

@@ -19,6 +19,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -162,7 +163,12 @@ class MeasuredProcess:
     """The parent's side of one child."""
 
     def __init__(
-        self, name: str, command: Sequence[str], threads: int | None = None, paths: Sequence[Path] = ()
+        self,
+        name: str,
+        command: Sequence[str],
+        threads: int | None = None,
+        paths: Sequence[Path] = (),
+        may_fail: bool = False,
     ) -> None:
         """Start the child; it prepares itself while the parent goes on.
 
@@ -171,17 +177,21 @@ class MeasuredProcess:
             command: Ends up in `serve`.
             threads: Most threads; None: no bound beyond this process's own.
             paths: Where the child finds modules, before its own.
+            may_fail: Whether its end before its time is a reason to skip it, and no error.
         """
         self.name = name
+        self._may_fail = may_fail
         environment = {**os.environ, **thread_environment(threads)}
         if paths:
             before = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
             environment["PYTHONPATH"] = os.pathsep.join([*(str(path) for path in paths), *before])
+        # A pipe that nobody empties would stop a child that says much.
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         self._process = subprocess.Popen(
             list(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._said,
             text=True,
             env=environment,
         )
@@ -202,16 +212,20 @@ class MeasuredProcess:
         return not self.skipped
 
     def sample(self, seconds: float) -> None:
-        """Take one sample; raises `DeviceError` as `wait_ready` does."""
+        """Take one sample, unless it has ended; raises `DeviceError` as `wait_ready` does."""
         assert self._process.stdin is not None
+        if self.skipped:
+            return
         try:
             self._process.stdin.write(f"{seconds}\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            self._read()
+            pass  # it has ended: reading says how
         answer = self._read()
-        self.samples.append(float(answer["ms"]))
-        self._cpu_samples.append(float(answer["cpu_ms"]))
+        self.skipped = str(answer.get("skipped", ""))
+        if not self.skipped:
+            self.samples.append(float(answer["ms"]))
+            self._cpu_samples.append(float(answer["cpu_ms"]))
 
     def finish(self) -> Result:
         """End the child in order and take what it has to tell."""
@@ -220,9 +234,11 @@ class MeasuredProcess:
         assert self._process.stdin is not None
         self._process.stdin.close()
         cpu_ms = _rounded(statistics.median(self._cpu_samples))
-        facts = {"cpu_ms": cpu_ms, **self._facts, **self._read()}
+        last = self._read()
         self._process.wait()
-        return Result(Timing.of(self.samples), facts)
+        if "skipped" in last:
+            return Result(None, skipped=last["skipped"])
+        return Result(Timing.of(self.samples), {"cpu_ms": cpu_ms, **self._facts, **last})
 
     def __enter__(self) -> Self:
         return self
@@ -232,7 +248,7 @@ class MeasuredProcess:
     ) -> None:
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+        for pipe in (self._process.stdin, self._process.stdout, self._said):
             assert pipe is not None
             try:
                 pipe.close()
@@ -241,14 +257,17 @@ class MeasuredProcess:
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        assert self._process.stderr is not None
         line = self._process.stdout.readline()
         if line:
             answer: dict[str, Any] = json.loads(line)
             return answer
-        said = self._process.stderr.read().strip()
         code = self._process.wait()
-        raise DeviceError(f"{self.name}: the process ended with code {code}: {said[-_SHOWN_ERROR:]}")
+        self._said.seek(0)
+        said = self._said.read().decode("utf-8", "replace").strip()
+        text = f"{self.name}: the process ended with code {code}: {said[-_SHOWN_ERROR:]}"
+        if self._may_fail:
+            return {"skipped": text}
+        raise DeviceError(text)
 
 
 def interleave(processes: Sequence[MeasuredProcess], samples: int, seconds: float) -> list[Result]:
