@@ -117,12 +117,21 @@ def test_weights_of_a_panel_lie_in_the_order_in_which_they_are_read() -> None:
     assert plain[0, 0, 1, 5, 7, 0] == op.weights[7, 0, 1, 5]
 
 
-@pytest.mark.parametrize("cores", [1, 2, 8])
-def test_parts_cover_the_image_and_keep_all_cores_busy(cores: int) -> None:
+@pytest.mark.parametrize("groups", [1, 8, 32])
+def test_parts_cover_the_image_and_are_about_as_many_as_wanted(groups: int) -> None:
     place = Place(Images("x", 0), 0, 0, 0, 0)
     tile = IntegerTile(7, 1, 2, 16, 1, 0, False, False)
     for walk in (Walk(1, 56, 56, place, place), Walk(1, 1, 3000, place, place)):
-        rows, columns = cut(walk, tile, 2, cores)
+        rows, columns = cut(walk, tile, 2, groups)
         parts = -(-walk.rows // rows) * -(-walk.columns // columns)
-        assert parts * 2 >= (2 if cores == 1 else 3 * cores)
+        assert 0.8 * groups <= parts * 2 <= max(2, groups)
         assert columns % tile.mrx == 0 or columns == walk.columns
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_lanes_share_the_work_in_the_gpu_family(backend: OpenCLBackend, shape: dict[str, Any]) -> None:
+    network = conv_network(**shape)
+    q = np.random.default_rng(1).integers(-128, 128, (3, *network.input_tensor.shape)).astype(np.int8)
+    device = backend.device.in_family("gpu")
+    found = OpenCLIntegerPredictor(device, network, 2).run_integer(q)
+    np.testing.assert_array_equal(found, NumpyBackend().integer_predictor(network, 3).run_integer(q))

@@ -35,8 +35,8 @@ ANYWHERE = [Dot.FLOAT, Dot.PLAIN, Dot.PACKED]
 def test_a_form_needs_its_instructions(
     device: OpenCLDevice, features: str, vector: int, cpu_name: str | None, extra: list[Dot]
 ) -> None:
-    limits = replace(device.limits, vector_width=vector)
-    other = replace(device, features=frozenset(features.split()), limits=limits, cpu_name=cpu_name)
+    wanted = frozenset(features.split())
+    other = replace(device, features=wanted, family="cpu", cpu_width=vector, cpu_name=cpu_name)
     assert list(device_forms(other)) == extra + ANYWHERE
 
 
@@ -59,9 +59,9 @@ def test_float_sums_stay_integers_that_float32_holds() -> None:
 def test_every_vector_width_gives_the_codes_of_the_reference(
     device: OpenCLDevice, vector: int, dot: Dot
 ) -> None:
-    if vector > device.limits.vector_width:
+    if vector > device.cpu_width:
         pytest.skip(f"this device has no vectors of {vector}")
-    other = replace(device, limits=replace(device.limits, vector_width=vector))
+    other = replace(device, family="cpu", cpu_width=vector)
     if dot not in device_forms(other):
         pytest.skip(f"this device has no {dot.name.lower()} dot product at that width")
     network = conv_network((9, 6), (11, 24), (3, 3), pad=(1, 1, 1, 1))
@@ -74,7 +74,7 @@ def test_the_khronos_form_says_what_the_extension_means(device: OpenCLDevice) ->
     """The extension's builtin is defined in plain C, for a driver that has none."""
     terms = "+".join(f"as_char4(a).s{i}*as_char4(b).s{i}" for i in range(4))
     flags = (*device.flags, f"-DKHR_DOT(a,b)=({terms})")
-    other = replace(device, features=frozenset({"cl_khr_integer_dot_product"}), flags=flags, _programs={})
+    other = replace(device, features=frozenset({"cl_khr_integer_dot_product"}), flags=flags)
     assert choose_form(other, None) is Dot.KHR
     network = conv_network((5, 6), (7, 20), (3, 3))
     q = np.random.default_rng(0).integers(-128, 128, (2, 5, 6, 7)).astype(np.int8)

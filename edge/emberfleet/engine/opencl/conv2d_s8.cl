@@ -15,6 +15,7 @@
 //   3 vpdpbusd   x86 VNNI: unsigned codes by signed weights; the 128 is taken out in b
 //   4 sdot       Arm
 //   5 khr        cl_khr_integer_dot_product; KHR_DOT stands for its builtin in the tests
+// In the gpu family the lanes of a group share the tiles of a row.
 // Exact: the same bits as the numpy reference. Sums wrap at 2**32 on the way, which the end does not see.
 
 #ifdef UNSIGNED
@@ -166,7 +167,7 @@ KERNEL(conv2d_forward_s8)(GROUPS __global const code_t *restrict x, __global con
     __global const ivec *restrict multiplier = bias + NV, *restrict nudge = bias + 2 * NV, *restrict right = bias + 3 * NV;
     for (int h_start = h_first; h_start < h_end; h_start += MRY) {
         const int h = MIN_OF(h_start, size.x - MRY);
-        for (int w_start = w_first; w_start < w_end; w_start += MRX) {
+        for (int w_start = w_first + LANE * MRX; w_start < w_end; w_start += LANES * MRX) {
             const int w = MIN_OF(w_start, size.y - MRX);
             __global const code_t *restrict corner = x_image + h * xv.z + w * xv.w;
             __global code_t *restrict out = y_image + h * yv.z + w * yv.w;

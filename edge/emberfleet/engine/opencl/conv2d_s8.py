@@ -20,8 +20,11 @@ RECORD = 16
 CELL_BYTES = 64
 """Packed weights start at multiples of this."""
 
-REGISTERS = 28
-"""Vectors that a tile may keep: the 32 of AVX-512 and of Arm less some for the rest; others have 16."""
+SPARE_REGISTERS = 4
+"""Vector registers that hold neither sums nor weights."""
+
+GPU_REGISTERS = 12
+"""Vectors of sums and weights of one lane."""
 
 DOTS, LOADS = 2, 2
 """Dot products and loads that a core starts in a cycle."""
@@ -110,7 +113,7 @@ def forward(
     first = branches[0]
     walk = walk_pixels(x, [branch.y for branch in branches], [branch.window for branch in branches])
     runs = [_window_runs(x, branch.window, dot) for branch in branches]
-    tile = choose_tile(walk, branches, runs, program.vector, dot, bool(offset))
+    tile = choose_tile(walk, branches, runs, program, dot, bool(offset))
     channels = tile.nv * tile.v
     records = []
     for branch, (columns, grains) in zip(branches, runs, strict=True):
@@ -133,7 +136,8 @@ def forward(
         records.append(np.concatenate([head, factors.reshape(panels, -1)], axis=1))
     first_record = packed.add_numbers(np.concatenate(records))
     panels = sum(len(part) for part in records)
-    rows, columns = cut(walk, tile, panels, program.device.limits.compute_units)
+    alone = program.device.limits.compute_units == 1
+    rows, columns = cut(walk, tile, panels, 1 if alone else program.device.busy_groups)
     across = -(-walk.columns // columns)
     program.emit(
         "conv2d_s8",
@@ -207,18 +211,19 @@ def choose_tile(
     walk: Walk,
     branches: Sequence[Branch],
     runs: Sequence[tuple[int, int]],
-    vector: int,
+    program: Program,
     dot: Dot,
     unsigned: bool,
 ) -> IntegerTile:
     """The tile that takes the fewest cycles by a model of the core, among those that fit its registers."""
+    vector, device = program.vector, program.device
     vectors = [branch.y.padded_channels // vector for branch in branches]
     steps = [
         b.window.kernel[0] * columns * grains for b, (columns, grains) in zip(branches, runs, strict=True)
     ]
     relu = all(branch.op.relu for branch in branches)
     step = next(s for s in (4, 3, 2, 1) if all(grains % s == 0 for _, grains in runs))
-    registers = REGISTERS if vector == 16 or dot is Dot.SDOT else REGISTERS // 2
+    registers = GPU_REGISTERS if device.family == "gpu" else device.limits.vector_registers - SPARE_REGISTERS
 
     def candidates() -> Iterator[tuple[float, IntegerTile]]:
         for nv in (n for n in (1, 2, 3, 4) if all(count % n == 0 for count in vectors)):
@@ -238,9 +243,9 @@ def choose_tile(
     return min(candidates(), key=lambda scored: scored[0])[1]
 
 
-def cut(walk: Walk, tile: IntegerTile, panels: int, cores: int) -> tuple[int, int]:
-    """Rows and columns of a group's part: few groups, but four for each core where there is more than one."""
-    wanted = 1 if cores == 1 else max(1, -(-4 * cores // (panels * walk.images)))
+def cut(walk: Walk, tile: IntegerTile, panels: int, groups: int) -> tuple[int, int]:
+    """Rows and columns of a group's part, so that there are about as many groups as wanted."""
+    wanted = max(1, -(-groups // (panels * walk.images)))
     if walk.rows == 1:
         return 1, round_up(-(-walk.columns // wanted), tile.mrx)
     return round_up(-(-walk.rows // min(wanted, walk.rows)), tile.mry), walk.columns

@@ -9,8 +9,8 @@
 //   relu           rescaled, cut off below the zero point
 //   copy, reshape  codes as they are;   fill: one code everywhere, for the halo
 //
-// Versions (one work-item per group; group: output row and image, or image). quantize, max pool and average
-// pool take vectors of channels, the others are naive.
+// Versions (group: output row and image, or image; its pixels dealt out to the lanes). quantize, max pool and
+// average pool take vectors of channels, the others are naive.
 
 #ifdef UNSIGNED
 #define code_t uchar
@@ -66,7 +66,7 @@ KERNEL(quantize_s8)(GROUPS __global const float *restrict x, OUT y, const int4 y
     typedef codes_t loose_codes __attribute__((aligned(4)));
     typedef ivec loose_ints __attribute__((aligned(4)));
     if (size.w == 4 && size.z == 3 && size.y >= V / 4) {
-        for (int start = 0; start < size.y; start += V / 4) {
+        DEAL(start, size.y, V / 4) {
             const int w = MIN_OF(start, size.y - V / 4);
             const vec pixels = FOUR_OF_THREE(*(__global const loose *)(row + 3 * w));
             *(__global loose_codes *)(out + 4 * w) = TO_CODES(to_codes(pixels, q));
@@ -74,14 +74,14 @@ KERNEL(quantize_s8)(GROUPS __global const float *restrict x, OUT y, const int4 y
         return;
     }
     if (size.w == 4 && size.z == 1 && size.y >= V) {
-        for (int start = 0; start < size.y; start += V) {
+        DEAL(start, size.y, V) {
             const int w = MIN_OF(start, size.y - V);
             *(__global loose_ints *)(out + 4 * w) = to_codes(*(__global const loose *)(row + w), q);
         }
         return;
     }
 #endif
-    for (int w = 0; w < size.y; w++)
+    DEAL(w, size.y, 1)
         for (int c = 0; c < size.z; c++)
             out[w * size.w + c] = (code_t)to_codes((vec)(row[w * size.z + c]), q).s0;
 }
@@ -107,7 +107,7 @@ KERNEL(max_pool_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int4
 #endif
     const int top = h * window.z - pad.x;
     const int i0 = MAX_OF(-top, 0), i1 = MIN_OF(size.z - top, window.x);
-    for (int w = 0; w < size.x; w++) {
+    DEAL(w, size.x, 1) {
         const int left = w * window.w - pad.y;
         const int j0 = MAX_OF(-left, 0), j1 = MIN_OF(size.w - left, window.y);
         IN corner = x + xv.x + n * xv.y + top * xv.z + left * xv.w;
@@ -124,6 +124,7 @@ KERNEL(max_pool_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int4
 KERNEL(average_pool_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int2 size)
 {
     const int c = GROUP(0) * V, n = GROUP(1), count = size.x * size.y;
+    if (LANE > 0) return;
     ivec total = (ivec)(-CODE_OFFSET * count);
     for (int h = 0; h < size.x; h++)
         for (int w = 0; w < size.y; w++)
@@ -140,7 +141,7 @@ KERNEL(add_s8)(GROUPS IN a, IN b, OUT y, const int4 av, const int4 bv, const int
                const int2 points, const int4 factors, const int4 shifts, const int4 limits)
 {
     const int h = GROUP(0), n = GROUP(1);
-    for (int w = 0; w < size.x; w++)
+    DEAL(w, size.x, 1)
         for (int c = 0; c < size.y; c++) {
             const int left = (a[av.x + n * av.y + h * av.z + w * av.w + c] - points.x) * (1 << 20);
             const int right = (b[bv.x + n * bv.y + h * bv.z + w * bv.w + c] - points.y) * (1 << 20);
@@ -156,7 +157,7 @@ KERNEL(relu_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int2 siz
                 const int4 limits)
 {
     const int h = GROUP(0), n = GROUP(1);
-    for (int w = 0; w < size.x; w++)
+    DEAL(w, size.x, 1)
         for (int c = 0; c < size.y; c++) {
             const int value = x[xv.x + n * xv.y + h * xv.z + w * xv.w + c] - factor.x;
             y[yv.x + n * yv.y + h * yv.z + w * yv.w + c] =
@@ -167,7 +168,7 @@ KERNEL(relu_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int2 siz
 KERNEL(copy_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int2 size)
 {
     const int h = GROUP(0), n = GROUP(1);
-    for (int w = 0; w < size.x; w++)
+    DEAL(w, size.x, 1)
         for (int c = 0; c < size.y; c++)
             y[yv.x + n * yv.y + h * yv.z + w * yv.w + c] = x[xv.x + n * xv.y + h * xv.z + w * xv.w + c];
 }
@@ -176,7 +177,7 @@ KERNEL(copy_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int2 siz
 KERNEL(reshape_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int4 from, const int4 to)
 {
     const int n = GROUP(0);
-    for (int e = 0; e < from.x * from.y * from.z; e++) {
+    DEAL(e, from.x * from.y * from.z, 1) {
         const int pixel = e / from.z, target = e / to.z;
         y[yv.x + n * yv.y + target / to.y * yv.z + target % to.y * yv.w + e % to.z] =
             x[xv.x + n * xv.y + pixel / from.y * xv.z + pixel % from.y * xv.w + e % from.z];
@@ -186,5 +187,5 @@ KERNEL(reshape_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int4 
 KERNEL(fill_s8)(GROUPS OUT y, const int offset, const int count, const int stretch, const int code)
 {
     const int first = GROUP(0) * stretch, end = MIN_OF(first + stretch, count);
-    for (int i = first; i < end; i++) y[offset + i] = (code_t)code;
+    for (int i = first + LANE; i < end; i += LANES) y[offset + i] = (code_t)code;
 }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from emberfleet.core.arrays import Array, Float32, Int8
-from emberfleet.core.errors import ShapeError
+from emberfleet.core.errors import DeviceError, ShapeError
 from emberfleet.core.graph import Padding
 from emberfleet.core.integer import (
     IntegerAdd,
@@ -57,8 +57,10 @@ class OpenCLIntegerPredictor:
             dot: The form of dot product wherever it is exact; None: the fastest that the device can do.
 
         Raises:
-            DeviceError: the device lacks that form.
+            DeviceError: the device lacks that form, or 64-bit integers.
         """
+        if not device.limits.int64:
+            raise DeviceError(f"'{device.name}' has no 64-bit integers, which int8 networks need")
         self.network, self.batch = network, batch
         self.program = Program(device, device.limits.vector_width, batch, element_bytes=1)
         self.dot = choose_form(device, dot)
