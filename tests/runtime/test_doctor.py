@@ -19,6 +19,8 @@ DEVICE = {
     "driver": "OpenCL 3.0",
     "kind": "CPU",
     "compute_units": 2,
+    "family": "cpu",
+    "lanes": 1,
 }
 WORKING: dict[str, dict[str, Any]] = {
     "numpy": {"version": "2.0.0", "blas": "openblas"},
@@ -27,7 +29,7 @@ WORKING: dict[str, dict[str, Any]] = {
     "tflite": {"library": "ai-edge-litert", "version": "2.3.0"},
     "opencl": {"version": "2026.1", "devices": [DEVICE]},
     "opencl-device": {"mended": None},
-    "backend": {"name": "opencl"},
+    "backend": {"name": "opencl", "device": "pthread-CPU"},
 }
 
 
@@ -136,6 +138,20 @@ def test_pyopencl_without_driver_names_a_driver() -> None:
     found = findings_with(opencl={"version": "2026.1", "devices": []})
     assert found["OpenCL"].status is Status.MISSING
     assert "pocl" in (found["OpenCL"].remedy or "")
+
+
+def test_every_device_shows_how_it_computes_and_why_it_would_not() -> None:
+    card = {**DEVICE, "index": [1, 0], "name": "card", "kind": "GPU", "family": "gpu", "lanes": 64}
+    facts = {**WORKING, "opencl": {"version": "2026.1", "devices": [DEVICE, card]}}
+    diagnosis = diagnose(lambda name, *arguments: facts[name])
+    first, second = (finding.found for finding in diagnosis.findings if finding.name == "OpenCL")
+    assert first.endswith("family cpu")
+    assert "family gpu with 64 lanes; not used beside a processor" in second
+    assert "EMBERFLEET_OPENCL_FAMILY" in second
+
+
+def test_backend_in_use_is_named_with_its_device() -> None:
+    assert findings_with()["backend"].found == "opencl on pthread-CPU, where none is asked for"
 
 
 def test_crashing_driver_is_broken_and_named() -> None:

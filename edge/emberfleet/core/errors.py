@@ -39,6 +39,10 @@ class DeviceError(EmberError):
     """A compute device is missing, refuses to build a kernel or runs out of memory."""
 
 
+class BuildError(DeviceError):
+    """A driver refuses a program, or cannot run it as it was built: other kernels may still work there."""
+
+
 class RoundError(EmberError):
     """A step of a federated round that its present state does not allow."""
 
@@ -57,3 +61,13 @@ class ConversionError(EmberError):
 
 class ConfigError(EmberError):
     """A setting a user chose that cannot be honoured."""
+
+
+def in_one_line(error: Exception | str) -> str:
+    """The line of a long complaint that says the most: a compiler's first error, else its first line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    fault = next((line for line in lines if line.startswith("error:") or " error: " in line), None)
+    head = lines[0] if lines else "unknown"
+    if fault is None or fault in head:
+        return head
+    return f"{head.partition(':')[0]}: {fault}"

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
-from emberfleet.core.errors import ConfigError, DeviceError
-from emberfleet.engine.backend import Backend
+from emberfleet.core.arrays import Tensors
+from emberfleet.core.errors import BuildError, ConfigError, DeviceError, in_one_line
+from emberfleet.core.graph import Graph
+from emberfleet.engine.backend import Backend, IntegerPredictor, Predictor, Trainer, TrainingSpec
+
+if TYPE_CHECKING:
+    from emberfleet.core.integer import IntegerNetwork
+
+Made = TypeVar("Made")
 
 NAMES = ("auto", "numpy", "opencl")
 
@@ -31,10 +40,57 @@ def choose_backend(name: str = "auto", threads: int | None = None) -> Backend:
     if name != "auto":
         raise ConfigError(f"backend is '{name}', expected one of {', '.join(NAMES)}")
     try:
-        return _opencl(threads)
+        return BackendWithFallback(_opencl(threads), lambda: _numpy(threads))
     except DeviceError as error:
-        _log.warning("computing with numpy, which is slower than OpenCL: %s", error)
+        _say_why(error)
         return _numpy(threads)
+
+
+class BackendWithFallback:
+    """A backend, and another one for what the first fails to prepare, with one line in the log each time.
+
+    A trainer or predictor for which memory is short, or that the first has no kernels for, is made by the
+    second. A driver that refuses to build is not asked again.
+    """
+
+    def __init__(self, first: Backend, second: Callable[[], Backend]) -> None:
+        self._first: Backend = first
+        self._second = second
+        self._last = first
+
+    @property
+    def name(self) -> str:
+        """Of the backend that made the last trainer or predictor, the first backend's before there is one."""
+        return self._last.name
+
+    def trainer(self, graph: Graph, spec: TrainingSpec) -> Trainer:
+        """See `engine.backend.Backend.trainer`."""
+        return self._made(lambda backend: backend.trainer(graph, spec))
+
+    def predictor(self, graph: Graph, tensors: Tensors, batch: int, fake_quantize: bool = False) -> Predictor:
+        """See `engine.backend.Backend.predictor`."""
+        return self._made(lambda backend: backend.predictor(graph, tensors, batch, fake_quantize))
+
+    def integer_predictor(self, network: IntegerNetwork, batch: int) -> IntegerPredictor:
+        """See `engine.backend.Backend.integer_predictor`."""
+        return self._made(lambda backend: backend.integer_predictor(network, batch))
+
+    def _made(self, make: Callable[[Backend], Made]) -> Made:
+        backend = self._first
+        try:
+            made = make(backend)
+        except DeviceError as error:
+            backend = self._second()
+            made = make(backend)
+            _say_why(error)
+            if isinstance(error, BuildError):
+                self._first = backend
+        self._last = backend
+        return made
+
+
+def _say_why(error: DeviceError) -> None:
+    _log.warning("computing with numpy, which is slower than OpenCL: %s", in_one_line(error))
 
 
 def _numpy(threads: int | None) -> Backend:

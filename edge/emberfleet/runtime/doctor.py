@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from emberfleet.core.errors import in_one_line
 from emberfleet.runtime.extras import (
     LIBRARIES,
     install_extra,
@@ -209,16 +210,25 @@ def _check_opencl(probe: Prober) -> list[Finding]:
         found = f"pyopencl {facts['version']}, but no driver"
         return [Finding("OpenCL", Status.MISSING, found, needed_for, install_opencl_driver())]
     findings = []
+    families = {device["family"] for device in facts["devices"]}
     for device in facts["devices"]:
         result = probe("opencl-device", *map(str, device["index"]))
         units = f"{device['compute_units']} compute unit{'s' if device['compute_units'] != 1 else ''}"
-        found = f"{device['name']}, {units}, {device['platform']}"
+        found = f"{device['name']}, {units}, {device['platform']}, {_family(device)}"
+        if device["family"] == "gpu" and "cpu" in families:
+            found += "; not used beside a processor, unless EMBERFLEET_OPENCL_FAMILY is gpu"
         if result.get("mended"):
             found += f", as {result['mended']}"
         if "failure" in result:
             result = {"failure": f"{device['name']}: {result['failure']}"}
         findings.append(_finding("OpenCL", result, found, needed_for, _opencl_remedy(result)))
     return findings
+
+
+def _family(device: dict[str, Any]) -> str:
+    """How a device computes (docs/decisions/opencl.md), from a probe's facts."""
+    lanes = f" with {device['lanes']} lanes" if device["lanes"] > 1 else ""
+    return f"family {device['family']}{lanes}"
 
 
 def _opencl_remedy(facts: dict[str, Any]) -> str:
@@ -231,7 +241,8 @@ def _opencl_remedy(facts: dict[str, Any]) -> str:
 
 def _check_backend(probe: Prober) -> list[Finding]:
     facts = probe("backend")
-    found = f"{facts.get('name', '')}, where none is asked for"
+    place = f" on {facts['device']}" if "device" in facts else ""
+    found = f"{facts.get('name', '')}{place}, where none is asked for"
     if "why" in facts:
         found += f" ({facts['why'].partition(';')[0]})"
     remedy = "reinstall Emberfleet: pip install --force-reinstall emberfleet"
@@ -272,17 +283,7 @@ def _finding(
     if "failure" not in facts:
         return Finding(name, Status.WORKS, found.strip(), needed_for, required=required)
     status = Status.MISSING if "missing" in facts else Status.BROKEN
-    return Finding(name, status, _first_fault(facts["failure"]), needed_for, remedy, required)
-
-
-def _first_fault(text: str) -> str:
-    """The line of a long complaint that says the most: a compiler's first error, else its first line."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    fault = next((line for line in lines if line.startswith("error:")), None)
-    head = lines[0] if lines else "unknown"
-    if fault is None or fault in head:
-        return head
-    return f"{head.partition(':')[0]}: {fault}"
+    return Finding(name, status, in_one_line(facts["failure"]), needed_for, remedy, required)
 
 
 def _program(name: str, program: str, needed_for: str, package: str) -> Finding:

@@ -89,6 +89,8 @@ def probe_opencl() -> Facts:
     """List the devices of every OpenCL platform, without running anything on them."""
     import pyopencl as cl
 
+    from emberfleet.engine.opencl.device import family_and_lanes
+
     facts: Facts = {"version": version("pyopencl"), "devices": []}
     try:
         platforms = cl.get_platforms()
@@ -96,6 +98,7 @@ def probe_opencl() -> Facts:
         platforms = []
     for p, platform in enumerate(platforms):
         for d, device in enumerate(platform.get_devices()):
+            family, lanes = family_and_lanes(device)
             facts["devices"].append(
                 {
                     "index": [p, d],
@@ -104,6 +107,8 @@ def probe_opencl() -> Facts:
                     "driver": platform.version.strip(),
                     "kind": cl.device_type.to_string(device.type),
                     "compute_units": device.max_compute_units,
+                    "family": family,
+                    "lanes": lanes,
                 }
             )
     return facts
@@ -149,7 +154,9 @@ def probe_backend() -> Facts:
     from emberfleet.engine import selection
 
     try:
-        return {"name": selection.choose_backend("opencl").name}
+        backend = selection.choose_backend("opencl")
+        device = getattr(backend, "device", None)
+        return {"name": backend.name} | ({"device": device.name} if device is not None else {})
     except DeviceError as error:
         return {"name": selection.choose_backend("auto").name, "why": str(error)}
 

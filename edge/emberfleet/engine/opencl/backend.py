@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from emberfleet.core.arrays import Tensors
+from emberfleet.core.errors import BuildError, DeviceError, in_one_line
 from emberfleet.core.graph import Graph
 from emberfleet.engine.backend import TrainingSpec
 from emberfleet.engine.opencl.device import OpenCLDevice, open_device
@@ -15,9 +18,17 @@ if TYPE_CHECKING:
     from emberfleet.core.integer import IntegerNetwork
     from emberfleet.engine.opencl.integer import OpenCLIntegerPredictor
 
+Made = TypeVar("Made")
+
+_log = logging.getLogger(__name__)
+
 
 class OpenCLBackend:
-    """Computes on the first OpenCL CPU device, or on the given one."""
+    """Computes on the first OpenCL CPU device, or on the given one.
+
+    Where the driver does not build a program in the device's family, the other family is tried, with one
+    line in the log, and kept from then on.
+    """
 
     name = "opencl"
 
@@ -31,16 +42,42 @@ class OpenCLBackend:
 
     def trainer(self, graph: Graph, spec: TrainingSpec) -> OpenCLTrainer:
         """See `engine.backend.Backend.trainer`."""
-        return OpenCLTrainer(self.device, graph, spec)
+        return self._made(lambda device: OpenCLTrainer(device, graph, spec))
 
     def predictor(
         self, graph: Graph, tensors: Tensors, batch: int, fake_quantize: bool = False
     ) -> OpenCLPredictor:
         """See `engine.backend.Backend.predictor`."""
-        return OpenCLPredictor(self.device, graph, tensors, batch, fake_quantize)
+        return self._made(lambda device: OpenCLPredictor(device, graph, tensors, batch, fake_quantize))
 
     def integer_predictor(self, network: IntegerNetwork, batch: int) -> OpenCLIntegerPredictor:
-        """See `engine.backend.Backend.integer_predictor`."""
+        """See `engine.backend.Backend.integer_predictor`.
+
+        Raises:
+            DeviceError: the device has no 64-bit integers.
+        """
         from emberfleet.engine.opencl.integer import OpenCLIntegerPredictor
 
-        return OpenCLIntegerPredictor(self.device, network, batch)
+        if not self.device.limits.int64:
+            raise DeviceError(
+                f"'{self.device.name}' has no 64-bit integers, which int8 networks are scaled with; "
+                "choose the numpy backend"
+            )
+        return self._made(lambda device: OpenCLIntegerPredictor(device, network, batch))
+
+    def _made(self, make: Callable[[OpenCLDevice], Made]) -> Made:
+        """What `make` gives in the device's family, else in the other one."""
+        try:
+            return make(self.device)
+        except BuildError as error:
+            other = self.device.in_family("gpu" if self.device.family == "cpu" else "cpu")
+            try:
+                made = make(other)
+            except BuildError as second:
+                raise BuildError(f"{error}; in family '{other.family}': {in_one_line(second)}") from error
+            _log.warning(
+                "'%s' computes in family '%s', because in '%s' %s",
+                *(other.name, other.family, self.device.family, in_one_line(error)),
+            )
+            self.device = other
+            return made

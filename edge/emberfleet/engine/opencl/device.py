@@ -23,7 +23,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from emberfleet.core.errors import ConfigError, DeviceError
+from emberfleet.core.errors import BuildError, ConfigError, DeviceError
 from emberfleet.engine.opencl import binaries
 from emberfleet.engine.opencl.pocl_cpu import mend_unknown_cpu, processor_flags
 
@@ -68,10 +68,6 @@ class Limits:
     """Whether kernels may use 64-bit integers: the embedded profile leaves them out."""
 
 
-class BuildError(DeviceError):
-    """The driver refuses a program, or cannot run it in groups of the size it was built for."""
-
-
 @dataclass(eq=False)
 class OpenCLDevice:
     """An open device. Programs are built once per process and kept in the driver's disk cache."""
@@ -106,12 +102,8 @@ class OpenCLDevice:
 
     @property
     def lanes(self) -> int:
-        """Work-items of a group: a power of two the device allows, whose sums fit its local memory."""
-        if self.family == "cpu":
-            return 1
-        vector_bytes = 4 * self.limits.vector_width
-        most = min(MOST_LANES, self.limits.max_work_group, self.limits.local_bytes // vector_bytes)
-        return 1 << max(most, 1).bit_length() - 1
+        """Work-items of a group."""
+        return _lanes(self.family, self.limits)
 
     @property
     def busy_groups(self) -> int:
@@ -271,6 +263,14 @@ def open_device(
     if key not in _open_devices:
         _open_devices[key] = _open(platform, threads, family)
     return _open_devices[key]
+
+
+def family_and_lanes(device: Any) -> tuple[Family, int]:
+    """What a `pyopencl.Device` would compute in when opened, and the work-items of its groups."""
+    import pyopencl as cl
+
+    family = _wanted_family() or ("cpu" if device.type & cl.device_type.CPU else "gpu")
+    return family, _lanes(family, _limits(device, None))
 
 
 @contextmanager
@@ -438,3 +438,11 @@ def _limits(device: Any, cpu_name: str | None) -> Limits:
         local_bytes=int(device.local_mem_size),
         int64="EMBEDDED" not in str(device.profile) or "cles_khr_int64" in str(device.extensions).split(),
     )
+
+
+def _lanes(family: Family, limits: Limits) -> int:
+    """A power of two that the device allows, whose sums of one vector each fit its local memory."""
+    if family == "cpu":
+        return 1
+    most = min(MOST_LANES, limits.max_work_group, limits.local_bytes // (4 * GPU_VECTOR))
+    return 1 << max(most, 1).bit_length() - 1

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from emberfleet.core.arrays import Int32
+from emberfleet.core.errors import BuildError
 from emberfleet.engine.opencl.device import (
     PRELUDE,
     Buffer,
-    BuildError,
     OpenCLDevice,
     define_options,
     foreign_errors,
