@@ -52,14 +52,26 @@ def test_buffers_whose_lives_do_not_meet_share_their_bytes() -> None:
 def test_the_tightest_gap_is_taken() -> None:
     plan = plan_arena(
         [
-            BufferRequest("floor", 1024, 0, 0),
-            BufferRequest("long", 512, 0, 9),
-            BufferRequest("top", 256, 0, 9),
-            BufferRequest("fits", 128, 5, 9),
+            BufferRequest("floor", 1024, 0, 5),
+            BufferRequest("middle", 512, 3, 8),
+            BufferRequest("upper", 256, 0, 5),
+            BufferRequest("top", 128, 3, 8),
+            BufferRequest("fits", 256, 6, 8),
         ]
     )
-    assert plan.offsets["fits"] == 0
-    assert plan.size_bytes == plan.bound_bytes == 1792
+    assert plan.offsets == {"floor": 0, "middle": 1024, "upper": 1536, "top": 1792, "fits": 1536}
+    assert plan.size_bytes == plan.bound_bytes == 1920
+    assert plan.fullest_step == 3
+
+
+def test_the_order_is_mended_where_the_first_one_wastes_memory() -> None:
+    buffers = [
+        BufferRequest("large", 256, 2, 3),
+        BufferRequest("short", 64, 1, 1),
+        BufferRequest("early", 128, 1, 2),
+        BufferRequest("long", 64, 3, 6),
+    ]
+    assert plan_arena(buffers).size_bytes == plan_arena(buffers).bound_bytes == 384
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ class Gradients:
         return Frame(halo, spread)
 
     def _pairs_in_one_place(self) -> dict[str, str]:
-        """Inputs of batch norms whose gradient is written over the output's, which nobody reads afterwards."""
+        """Inputs of batch norms whose gradient is written over the output's, which nobody reads then."""
         units = tuple(self.values.units.values())
         readers = Counter(name for unit in units for name in unit.inputs)
         found: dict[str, str] = {}
