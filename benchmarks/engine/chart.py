@@ -10,7 +10,7 @@ from emberfleet.train.report.html import Html, element, empty, text
 from emberfleet.train.report.svg import ticks
 
 LABELS, PANEL, GAP, RIGHT = 236.0, 250.0, 46.0, 26.0
-TOP, ROW, HEADING, BOTTOM = 88.0, 19.0, 32.0, 50.0
+TOP, ROW, HEADING, BOTTOM = 88.0, 19.0, 32.0, 64.0
 BAR = 12.0
 VALUE_ROOM = 46.0
 """Beside the longest bar, for its figure."""
@@ -19,9 +19,10 @@ text { font: 12.5px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans",
 .title { font-size: 16px; font-weight: 600; } .work { font-weight: 600; } .quiet { fill: #5d6778; }
 .paper { fill: #ffffff; } .rule { stroke: #e5e8ee; } .one { stroke: #1b2330; stroke-width: 1.4; }
 .ahead { fill: #2458c5; } .behind { fill: #d4600a; } .half { fill-opacity: 0.5; }
+.value { paint-order: stroke; stroke: #ffffff; stroke-width: 4px; }
 @media (prefers-color-scheme: dark) {
   text { fill: #e8ecf3; } .quiet { fill: #9aa5b8; } .paper { fill: #1a2029; } .rule { stroke: #2b3442; }
-  .one { stroke: #e8ecf3; } .ahead { fill: #7aa7ff; } .behind { fill: #ff9a52; }
+  .value { stroke: #1a2029; } .one { stroke: #e8ecf3; } .ahead { fill: #7aa7ff; } .behind { fill: #ff9a52; }
 }
 """
 
@@ -43,7 +44,7 @@ def draw(rows: Sequence[Row]) -> str:
     parts = [
         element("style", Html(STYLE)),
         empty("rect", width=width, height=height, rx=10, class_="paper"),
-        _label("How many times as fast as each peer", 20, 30, "title"),
+        _label("Our engine: how many times as fast as each peer", 20, 30, "title"),
         _label("the peer's milliseconds by ours; beyond the line at 1 ours is faster", 20, 50, "quiet"),
     ]
     bottom = height - BOTTOM
@@ -58,7 +59,7 @@ def draw(rows: Sequence[Row]) -> str:
         if 1.0 not in marks:
             x = left + scale
             parts.append(empty("line", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=TOP, y2=bottom, class_="one"))
-    parts += _legend(height - 14)
+    parts += _legend(height - 18)
     y = TOP
     for work, lines in groups.items():
         parts.append(_label(work, 20, y + 21, "work"))
@@ -97,7 +98,7 @@ def _bar(row: Row, left: float, y: float, scale: float) -> list[Html]:
             "rect", element("title", text(words)), x=f"{left:.1f}", y=f"{y:.1f}", width=f"{long:.1f}",
             height=BAR, rx=2, class_=f"{kind} half" if other else kind,
         ),
-        _label(f"{ratio:.2f}", left + long + 6, y + 10, ""),
+        _label(f"{ratio:.2f}", left + long + 6, y + 10, "value"),
     ]  # fmt: skip
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.engine.job import (
     INT8,
+    MOMENTUM,
     RATE,
     TRAIN,
     Inference,
@@ -15,15 +17,16 @@ from benchmarks.engine.job import (
     check_steps,
     serve_job,
 )
-from benchmarks.engine.works import OPTIMIZERS
+from emberfleet.converters.opencl.part import FOLDER, read_opencl_part
 from emberfleet.core.errors import DeviceError
 from emberfleet.core.graph import Graph
-from emberfleet.core.integer import quantize
 from emberfleet.engine.backend import Backend, TrainingSpec
+from emberfleet.engine.optimizers import Adam, Optimizer, Sgd
 from emberfleet.engine.selection import choose_backend
 from emberfleet.runtime.measuring import Work
 
 VERSION = "own"
+OPTIMIZERS: Mapping[str, Optimizer] = {"adam": Adam(), "sgd": Sgd(momentum=MOMENTUM)}
 
 
 def prepare(job: Job) -> Work:
@@ -43,7 +46,9 @@ def _training(job: Job, graph: Graph, engine: Backend) -> Work:
 def _inference(job: Job, graph: Graph, engine: Backend) -> Work:
     """In int8 from quantized pixels to quantized logits: every backend gives the same bits."""
     if job.precision == INT8:
-        integer, qx = engine.integer_predictor(quantize(graph, job.weights), 1), job.array("qx")
+        files = [path for path in Path(job.path(FOLDER)).rglob("*") if path.is_file()]
+        parts = {path.relative_to(job.folder).as_posix(): path.read_bytes() for path in files}
+        integer, qx = engine.integer_predictor(read_opencl_part(parts), 1), job.array("qx")
         steps = check_steps(integer.run_integer(qx), job.array("qy"), 0)
         return Inference(lambda: integer.run_integer(qx), VERSION, steps)
     predictor, x = engine.predictor(graph, job.weights, 1), job.array("x")

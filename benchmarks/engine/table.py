@@ -90,7 +90,7 @@ def _compared(rows: Sequence[Row], kind: str, precision: str) -> list[str]:
     works = [name for name, work in WORKS.items() if (work.kind, work.precision) == (kind, precision)]
     peers = [peer.name for peer in PEERS[kind, precision]]
     kept = [row for row in rows if row["work"] in works]
-    kept.sort(key=lambda row: (row["threads"], works.index(row["work"]), row["backend"] != "opencl"))
+    kept.sort(key=lambda row: (works.index(row["work"]), row["backend"] != "opencl", row["threads"]))
     lines: dict[tuple[str, int, str], dict[str, Row]] = {}
     for row in kept:
         lines.setdefault((row["work"], row["threads"], row["backend"]), {})[row["peer"]] = row

@@ -10,6 +10,7 @@
 ``qx.npy qy.npy``        the same in int8, of the numpy backend
 ``calibration.npy``      smooth random images, from which the ranges were taken
 ``*.tflite``             the float and the int8 network, by our own writers
+``opencl/``              the int8 network as it lies in a bundle
 =======================  ==========================================================================
 """
 
@@ -22,13 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.engine.job import FLOAT32, INFER, INT8, MOMENTUM, TRAIN
+from benchmarks.engine.job import FLOAT32, INFER, INT8, TRAIN
 from benchmarks.engine.networks import MEDIUM, SQ32, SQ32_FOLDED, SQ224, SqueezeNetShape, build
 from emberfleet.core.arrays import Array, Float32, Tensors
 from emberfleet.core.integer import quantize
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.tensors import encode_tensors
-from emberfleet.engine.optimizers import Adam, Optimizer, Sgd
 from emberfleet.train.calibration import calibrate
 from emberfleet.train.initialisation import initial_tensors
 from emberfleet.train.trained import TrainedModel
@@ -36,7 +36,6 @@ from emberfleet.train.trained import TrainedModel
 CALIBRATION_IMAGES = 16
 PATCH = 8
 """Pixels of a square of one colour in a calibration image: closer to photos than noise is."""
-OPTIMIZERS: Mapping[str, Optimizer] = {"adam": Adam(), "sgd": Sgd(momentum=MOMENTUM)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class EngineWork:
         shape: The network.
         batch: Images at a time.
         precision: `FLOAT32` or `INT8`.
-        optimizer: A name in `OPTIMIZERS`, of a training.
+        optimizer: ``adam`` or ``sgd``, of a training.
     """
 
     kind: str
@@ -109,6 +108,7 @@ def smooth_images(shape: SqueezeNetShape) -> Float32:
 
 
 def _write_inference(place: Path, model: TrainedModel, images: Float32) -> None:
+    from emberfleet.converters.opencl.part import write_opencl_part
     from emberfleet.converters.tflite.float_writer import write_tflite_float
     from emberfleet.converters.tflite.int8_writer import write_tflite_int8
     from emberfleet.engine.numpy_backend.backend import NumpyBackend
@@ -129,6 +129,9 @@ def _write_inference(place: Path, model: TrainedModel, images: Float32) -> None:
     _write_weights(place, model.tensors)
     (place / "float.tflite").write_bytes(write_tflite_float(graph, model.tensors))
     (place / "int8.tflite").write_bytes(write_tflite_int8(network))
+    for name, data in write_opencl_part(network).items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(data)
 
 
 def _write_weights(place: Path, tensors: Tensors) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 
 from benchmarks.engine.job import TRAIN
 from benchmarks.engine.networks import build
-from benchmarks.engine.works import OPTIMIZERS, WORKS
+from benchmarks.engine.ours import OPTIMIZERS
+from benchmarks.engine.works import WORKS
 from benchmarks.measure import first_inference
 from benchmarks.measure.first_inference import INT8, LITERT
 from benchmarks.measure.setting import ROOT, Setting

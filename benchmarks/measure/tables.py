@@ -12,7 +12,7 @@ from rich.table import Table
 
 SPREAD = ("low", "high")
 NOT_SHOWN = frozenset(
-    {"parameters", "first_loss", "last_loss", "losses", "error", "prepare_s", "first_call_s", "precision"}
+    {"parameters", "first_loss", "last_loss", "losses", "error", "prepare_s", "first_call_s"}
     | {
         f"{side}_{key}"
         for side in ("ours", "peer")

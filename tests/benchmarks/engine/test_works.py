@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.engine import networks, works
 from benchmarks.engine.job import INFER, INT8, TRAIN, Job
+from benchmarks.engine.ours import OPTIMIZERS
 from emberfleet.core.graph import Graph
 
 
@@ -69,4 +70,4 @@ def test_int8_stays_near_the_float_network(tmp_path: Path) -> None:
 
 def test_every_work_that_predicts_has_no_optimizer_and_every_training_has_one() -> None:
     for work in works.WORKS.values():
-        assert (work.optimizer in works.OPTIMIZERS) == (work.kind == TRAIN)
+        assert (work.optimizer in OPTIMIZERS) == (work.kind == TRAIN)
