@@ -88,6 +88,51 @@ class Epilogue:
 
 
 @dataclass(frozen=True, slots=True)
+class ForwardWork:
+    """A convolution as recorded: enough to record it again with another tile."""
+
+    shape: ForwardShape
+    x: View
+    weight: Weight
+    y: View
+    window: Window
+    epilogue: Epilogue
+
+    @property
+    def flops(self) -> int:
+        """See `program.Work`."""
+        return 2 * math.prod(self.window.kernel) * self.weight.channels * self.y.size
+
+    @property
+    def floats_moved(self) -> int:
+        """See `program.Work`."""
+        weights = math.prod(self.window.kernel) * self.weight.channels * self.weight.padded_outputs
+        return self.x.size + weights + self.y.size * (2 if self.epilogue.accumulate else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightWork:
+    """A weight gradient as recorded: enough to record it again with another tile."""
+
+    shape: WeightShape
+    x: View
+    dy: View
+    window: Window
+    parts: int
+
+    @property
+    def flops(self) -> int:
+        """See `program.Work`."""
+        return 2 * math.prod(self.window.kernel) * self.x.channels * self.dy.size
+
+    @property
+    def floats_moved(self) -> int:
+        """See `program.Work`."""
+        weights = math.prod(self.window.kernel) * self.x.channels * self.dy.padded_channels
+        return self.x.size + self.dy.size + self.parts * weights
+
+
+@dataclass(frozen=True, slots=True)
 class Walk:
     """The output pixels as ``images x rows x columns``, and the two tensors' places in those steps."""
 
@@ -106,7 +151,17 @@ def forward(
     check_window(x, y, window)
     walk = walk_pixels(x, y, window, program)
     taps = Taps.of(x, window, weight.channels)
-    tile = _forward_tile(program, walk, y.padded_channels, taps)
+    shape = ForwardShape(
+        (taps.down, taps.across),
+        taps.channels,
+        y.padded_channels,
+        walk.images,
+        walk.rows,
+        walk.columns,
+        program.vector,
+    )
+    device = program.device
+    tile = device.tuned.get(shape) or forward_candidates(shape, device.limits.vector_registers)[0]
     panels = y.padded_channels // (tile.nv * tile.v)
     block = rows_per_group(walk, tile, panels, program.device.limits.compute_units)
     flags = (
@@ -131,6 +186,7 @@ def forward(
         (weight.offset, weight.padded_outputs, bias[1], flags),
         tuple(float(value) for value in done.rounding or (0.0, 0.0, 0.0, 0.0)),
         options=tile,
+        work=ForwardWork(shape, x, weight, y, window, done),
     )
 
 
@@ -167,6 +223,7 @@ def backward_weight(program: Program, x: View, dy: View, window: Window, target:
         (*target, dy.padded_channels, walk.images * walk.rows),
         cut.rows_per_block,
         options=cut.tile,
+        work=WeightWork(cut.shape, x, dy, window, cut.parts),
     )
 
 
@@ -174,17 +231,11 @@ def backward_weight(program: Program, x: View, dy: View, window: Window, target:
 class WeightCut:
     """How a weight gradient is cut."""
 
+    shape: WeightShape
     tile: WeightTile
     parts: int
     rows_per_part: int
     rows_per_block: int
-
-
-def _forward_tile(program: Program, walk: Walk, outputs: int, taps: Taps) -> ForwardTile:
-    device = program.device
-    places = (taps.down, taps.across)
-    shape = ForwardShape(places, taps.channels, outputs, walk.images, walk.rows, walk.columns, program.vector)
-    return device.tuned.get(shape) or forward_candidates(shape, device.limits.vector_registers)[0]
 
 
 def _cut_weight(program: Program, walk: Walk, taps: Taps, dy: View) -> WeightCut:
@@ -198,7 +249,7 @@ def _cut_weight(program: Program, walk: Walk, taps: Taps, dy: View) -> WeightCut
     each = -(-rows // parts)
     lines = tile.ky * min(tile.kc, -(-taps.channels // LINE_FLOATS)) + tile.nv
     block = max(1, BLOCK_BYTES // (walk.columns * lines * FLOAT_BYTES * LINE_FLOATS))
-    return WeightCut(tile, -(-rows // each), each, block)
+    return WeightCut(shape, tile, -(-rows // each), each, block)
 
 
 def rows_per_group(walk: Walk, tile: ForwardTile, panels: int, cores: int) -> int:

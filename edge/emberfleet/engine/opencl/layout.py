@@ -114,6 +114,11 @@ class View:
         return self.images.width
 
     @property
+    def size(self) -> int:
+        """Values of the tensor, padding left out."""
+        return self.batch * self.height * self.width * self.channels
+
+    @property
     def padded_channels(self) -> int:
         """Channels up to the end of the last vector."""
         return round_up(self.channels, self.vector)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -61,6 +61,18 @@ class VectorWidth:
     v: int
 
 
+class Work(Protocol):
+    """What a launch computes, for those that ask how fast it does."""
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions that the result needs: those on padding do not count."""
+
+    @property
+    def floats_moved(self) -> int:
+        """Values read and written when each is touched once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One launch as recorded."""
@@ -70,6 +82,7 @@ class Call:
     options: DataclassInstance
     groups: tuple[int, ...]
     arguments: tuple[Argument, ...]
+    work: Work | None = None
 
     def storages(self) -> Iterator[Storage]:
         """What it reads or writes in the arena."""
@@ -92,6 +105,7 @@ class Program:
         self.element_bytes = element_bytes
         self.arena: ArenaPlan | None = None
         self._regions: dict[str, Region] = {}
+        self._sizes: dict[str, int] = {}
         self._runner: SeparateLaunches | FusedLaunch | None = None
         self._pending: list[Any] = []
         self._calls: list[Call] = []
@@ -139,9 +153,11 @@ class Program:
         groups: tuple[int, ...],
         *arguments: Argument,
         options: DataclassInstance | None = None,
+        work: Work | None = None,
     ) -> None:
         """Record a launch of `kernel` from ``<source>.cl`` with that many groups."""
-        self._calls.append(Call(source, kernel, options or VectorWidth(self.vector), groups, arguments))
+        options = options or VectorWidth(self.vector)
+        self._calls.append(Call(source, kernel, options, groups, arguments, work))
 
     def parts(self, view: View) -> tuple[tuple[int, int, int, int], int]:
         """Cut the rows of a tensor among groups: ``(H, W, rows per part, rows)`` and the number of parts."""
@@ -154,6 +170,15 @@ class Program:
         """Keep a storage from before the first launch (`first`) or beyond the last (`last`)."""
         before, after = self._pinned.get(storage, (None, None))
         self._pinned[storage] = (-1 if first else before, 1 if last else after)
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """What is recorded; once compiled, what runs, in order."""
+        return tuple(self._calls)
+
+    def size_bytes(self, name: str) -> int:
+        """The size that a named buffer was compiled with."""
+        return self._sizes[name]
 
     @property
     def kernels(self) -> list[str]:
@@ -189,19 +214,21 @@ class Program:
             raise DeviceError(f"the arena of a batch of {self.batch} is too large: use a smaller batch")
         for name, offset in self.arena.offsets.items():
             names[name].offset = offset // self.element_bytes
-        self._allocate({ARENA: self.arena.size_bytes, **sizes_bytes})
+        self._sizes = {ARENA: self.arena.size_bytes, **sizes_bytes}
+        self._allocate(self._sizes)
         to_clear: dict[int, list[Storage]] = {}
         for storage in lives:
             if storage.has_gaps and _shares(storage, lives) and lives[storage][0] >= 0:
                 to_clear.setdefault(lives[storage][0], []).append(storage)
-        operations: list[Operation] = []
+        calls: list[Call] = []
         moved: dict[int, int] = {}
         for index, call in enumerate(self._calls):
-            operations += [self._prepare(self._clear(storage)) for storage in to_clear.get(index, [])]
-            moved[index] = len(operations)
-            operations.append(self._prepare(call))
-        moved[len(self._calls)] = len(operations)
-        self._calls = []
+            calls += [self._clear(storage) for storage in to_clear.get(index, [])]
+            moved[index] = len(calls)
+            calls.append(call)
+        moved[len(self._calls)] = len(calls)
+        operations = [self._prepare(call) for call in calls]
+        self._calls = calls
         if self.device.fuses:
             memory = self._regions[ARENA].buffer
             self._runner = FusedLaunch(self.device, self.vector, operations, memory)
