@@ -226,7 +226,7 @@ KERNEL(conv2d_forward_s8)(GROUPS __global const code_t *restrict x, __global con
                 __global code_t *restrict codes = out + pixel / MRX * yv.z + pixel % MRX * yv.w;
                 const int *sum = (const int *)(sums + pixel * NV);
                 __global const int *factor = (__global const int *)multiplier, *shift = (__global const int *)nudge;
-                #pragma unroll 1
+                #pragma clang loop vectorize(disable) unroll(disable)
                 for (int o = 0; o < NV * V; o++) {
                     const int code = fixed_product(sum[o], factor[o], shift[o]) + record[ZERO_POINT];
                     codes[o] = (code_t)MIN_OF(MAX_OF(code, record[LOW]), HIGHEST);

@@ -110,6 +110,8 @@ def forward(
     """
     for branch in branches:
         check_window(x, branch.y, branch.window)
+    # The longest first: what comes last decides how long cores wait for one another.
+    branches = sorted(branches, key=lambda branch: -branch.op.weights[0].size)
     first = branches[0]
     walk = walk_pixels(x, [branch.y for branch in branches], [branch.window for branch in branches])
     runs = [_window_runs(x, branch.window, dot) for branch in branches]
