@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.opencl.device import OpenCLDevice
 from emberfleet.engine.opencl.dot import Dot, choose_form, device_forms, exact_form
 from emberfleet.engine.opencl.integer import OpenCLIntegerPredictor
+from emberfleet.engine.opencl.pocl_cpu import processor_flags
 from tests.engine.opencl.integer_networks import conv_network
 
 ANYWHERE = [Dot.FLOAT, Dot.PLAIN, Dot.PACKED]
@@ -38,6 +40,13 @@ def test_a_form_needs_its_instructions(
     wanted = frozenset(features.split())
     other = replace(device, features=wanted, family="cpu", cpu_width=vector, cpu_name=cpu_name)
     assert list(device_forms(other)) == extra + ANYWHERE
+
+
+def test_features_are_the_extensions_and_the_flags_of_the_processor(device: OpenCLDevice) -> None:
+    (found,) = device.context.devices
+    assert frozenset(str(found.extensions).split()) <= device.features
+    if device.groups_are_threads:
+        assert processor_flags(Path("/proc/cpuinfo").read_text(encoding="utf-8")) <= device.features
 
 
 def test_a_form_that_the_device_lacks_is_refused(device: OpenCLDevice) -> None:
