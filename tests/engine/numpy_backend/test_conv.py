@@ -10,8 +10,6 @@ from emberfleet.engine.numpy_backend.conv import (
     conv2d_backward_input,
     conv2d_backward_weight,
     conv2d_forward,
-    flip_weights,
-    gather_rows,
 )
 from tests.engine.tolerance import assert_close
 
@@ -70,21 +68,3 @@ def test_forward_and_backward_are_those_of_the_plain_loop(
     assert_close(conv2d_backward_weight(x, dy, window), dw, count)
     assert_close(conv2d_backward_bias(dy), db, count)
     assert_close(conv2d_backward_input(dy, weight, window, shape), dx, taps * o)
-
-
-@pytest.mark.parametrize(("shape", "o", "window"), [case for case in CASES if case[2].adjoint()])
-def test_the_adjoint_convolution_gives_the_input_gradient(
-    shape: tuple[int, ...], o: int, window: Window
-) -> None:
-    _, weight, _, dy = arrays(shape, o, window)
-    adjoint = window.adjoint()
-    assert adjoint is not None
-    found = (gather_rows(dy, adjoint) @ flip_weights(weight)).reshape(shape)
-    expected = conv2d_backward_input(dy, weight, window, shape)
-    assert_close(found, expected, window.kernel[0] * window.kernel[1] * o, np.float64)
-
-
-def test_padding_past_the_kernel_and_strides_have_no_adjoint() -> None:
-    assert Window((2, 2), (1, 1), (2, 0, 0, 0)).adjoint() is None
-    assert Window((3, 3), (2, 1)).adjoint() is None
-    assert Window((3, 3), (1, 1), (0, 1, 2, 2)).adjoint() == Window((3, 3), (1, 1), (2, 1, 0, 0))

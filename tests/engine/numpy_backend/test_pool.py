@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from emberfleet.core.arrays import Float64
+from emberfleet.core.graph import Padding
 from emberfleet.engine.numpy_backend.conv import Window
 from emberfleet.engine.numpy_backend.pool import (
     code_type,
@@ -12,6 +13,7 @@ from emberfleet.engine.numpy_backend.pool import (
     max_pool_backward,
     max_pool_forward,
     max_pool_winners,
+    winner_places,
 )
 from tests.engine.tolerance import assert_close
 
@@ -56,8 +58,27 @@ def test_max_pooling_is_that_of_the_plain_loop(shape: tuple[int, ...], window: W
     max_pool_forward(x, taps, y)
     np.testing.assert_array_equal(y, expected[0])
     max_pool_winners(x, y, taps, codes, np.empty_like(codes))
-    max_pool_backward(dy, codes, taps, dx, np.empty_like(dy))
+    places = winner_places(window, shape[1:])
+    max_pool_backward(dy, codes, places, dx, add=True)
     assert_close(dx, expected[1], window.kernel[0] * window.kernel[1], np.float64)
+    dx[...] = 7.0
+    max_pool_backward(dy, codes, places, dx, add=False)
+    assert_close(dx, expected[1], window.kernel[0] * window.kernel[1], np.float64)
+
+
+@pytest.mark.parametrize("padding", [(0, 0, 1, 1), (2, 2, 2, 2)])
+def test_a_nan_leaves_the_gradient_of_other_images_alone(padding: Padding) -> None:
+    shape, window = (2, 4, 4, 1), Window((3, 3), (1, 1), padding)
+    x, taps = np.zeros(shape), window.taps((4, 4))
+    y = np.empty((*window.output(shape), 1))
+    x[0] = np.nan
+    max_pool_forward(x, taps, y)
+    codes = np.empty(y.shape, np.uint8)
+    max_pool_winners(x, y, taps, codes, np.empty_like(codes))
+    dx = np.empty(shape)
+    max_pool_backward(np.ones_like(y), codes, winner_places(window, shape[1:]), dx, add=False)
+    assert np.isnan(y[0]).all()
+    assert dx[1].sum() == y[1].size
 
 
 def test_global_average_pooling_spreads_its_gradient_evenly() -> None:

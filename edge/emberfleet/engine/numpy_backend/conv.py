@@ -4,8 +4,7 @@
 
 Weights are ``(O, KH, KW, C)``, images ``(N, H, W, C)``. With *rows* the ``(N*H'*W', KH*KW*C)``
 matrix of the windows: ``y = rows @ W.T``, ``dw = dy.T @ rows``; a 1x1 convolution's rows are the
-image itself. ``dx`` at stride 1 is a convolution of `dy` with the flipped weights; at other
-strides each tap's share is added where it came from.
+image itself. ``dx`` is ``dy @ W``, each value added to the pixel that the gather took it from.
 """
 
 from __future__ import annotations
@@ -54,14 +53,6 @@ class Window:
     def rows(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Shape of the gathered rows, ``(N*H'*W', KH*KW*C)``."""
         return (math.prod(self.output(shape)), self.kernel[0] * self.kernel[1] * shape[3])
-
-    def adjoint(self) -> Window | None:
-        """The window by which `dx` is a convolution of `dy`, for stride 1 and padding under the kernel."""
-        (kh, kw), (top, left, bottom, right) = self.kernel, self.padding
-        flipped = (kh - 1 - top, kw - 1 - left, kh - 1 - bottom, kw - 1 - right)
-        if self.stride != (1, 1) or min(flipped) < 0:
-            return None
-        return Window(self.kernel, (1, 1), flipped)
 
     def taps(self, size: tuple[int, int]) -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
         """For each place in the kernel, row by row: the input pixels it meets, and at which outputs.
@@ -134,21 +125,13 @@ def gather_rows(x: ArrayT, window: Window, padding_value: int = 0) -> ArrayT:
     return cast("ArrayT", rows)
 
 
-def flip_weights(weight: Real, out: Real | None = None) -> Real:
-    """Weights of the adjoint convolution as a ``(KH*KW*O, C)`` matrix, both axes of the kernel reversed."""
-    o, kh, kw, c = weight.shape
-    turned = weight[:, ::-1, ::-1].transpose(1, 2, 0, 3)
-    if out is None:
-        out = np.empty((kh * kw * o, c), weight.dtype)
-    np.copyto(out.reshape(kh, kw, o, c), turned)
-    return out
-
-
-def scatter_rows(share: Real, taps: list[tuple[tuple[slice, slice], tuple[slice, slice]]], dx: Real) -> None:
-    """Add each tap's ``(KH*KW, N, H', W', C)`` share of the gradient to the pixels it came from."""
-    for part, (source, target) in zip(share, taps, strict=True):
+def scatter_rows(rows: Real, window: Window, dx: Real) -> None:
+    """Add rows to the pixels that `RowGather` would have taken them from."""
+    _, h, w, c = dx.shape
+    shares = rows.reshape(*window.output(dx.shape), -1, c)
+    for place, (source, target) in enumerate(window.taps((h, w))):
         view = dx[:, source[0], source[1]]
-        view += part[:, target[0], target[1]]
+        view += shares[:, target[0], target[1], place]
 
 
 def conv2d_forward(x: Real, weight: Real, bias: Real | None, window: Window) -> Real:
@@ -181,9 +164,7 @@ def conv2d_backward_input(dy: Real, weight: Real, window: Window, shape: tuple[i
         window: How the kernel slid in the forward pass.
         shape: ``(N, H, W, C)`` of the input.
     """
-    o, kh, kw, c = weight.shape
-    taps = weight.transpose(1, 2, 0, 3).reshape(kh * kw, o, c)
-    share = np.matmul(dy.reshape(-1, o), taps).reshape(kh * kw, *dy.shape[:3], c)
+    rows = dy.reshape(-1, len(weight)) @ weight.reshape(len(weight), -1)
     dx = np.zeros(shape, dy.dtype)
-    scatter_rows(share, window.taps((shape[1], shape[2])), dx)
+    scatter_rows(rows, window, dx)
     return dx

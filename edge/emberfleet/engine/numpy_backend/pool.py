@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emberfleet.core.arrays import Array, Real
 from emberfleet.engine.numpy_backend.conv import Window
 
+Index = NDArray[np.intp]
 Taps = list[tuple[tuple[slice, slice], tuple[slice, slice]]]
 
 
@@ -41,14 +43,39 @@ def max_pool_winners(x: Real, y: Real, taps: Taps, codes: Array, work: Array) ->
         np.maximum(here, found, out=here)
 
 
-def max_pool_backward(dy: Real, codes: Array, taps: Taps, dx: Real, work: Real) -> None:
-    """Add each output's gradient to the pixel that won; `work` is of the shape of `dy`."""
-    for place, (source, target) in enumerate(taps):
-        share = work[:, target[0], target[1]]
-        won = codes[:, target[0], target[1]] == len(taps) - place
-        np.multiply(dy[:, target[0], target[1]], won, out=share)
-        view = dx[:, source[0], source[1]]
-        view += share
+def winner_places(window: Window, shape: tuple[int, ...]) -> tuple[Index, Index]:
+    """Where the winners stand in an ``(H, W, C)`` image laid flat: by output, plus by code.
+
+    Returns:
+        ``(H', W', C)`` the place of each output's first tap (outside the image where that falls on
+        padding), and one step for each code.
+    """
+    h, w, c = shape
+    _, rows, columns = window.output((1, h, w, c))
+    (down, across), (top, left) = window.stride, window.padding[:2]
+    row = (np.arange(rows) * down - top) * w * c
+    column = (np.arange(columns) * across - left) * c
+    first = row[:, None, None] + column[:, None] + np.arange(c)
+    i, j = np.indices(window.kernel).reshape(2, -1)
+    return first.astype(np.intp), np.append(0, ((i * w + j) * c)[::-1]).astype(np.intp)
+
+
+def max_pool_backward(dy: Real, codes: Array, places: tuple[Index, Index], dx: Real, add: bool) -> None:
+    """Give each output's gradient to the pixel that won, written or added; `places` by `winner_places`.
+
+    `bincount` adds in float64, and one image at a time stays in the cache. A window with a NaN has no
+    winner: its gradient may go to any pixel of the image.
+    """
+    first, steps = places
+    for codes_n, dy_n, dx_n in zip(codes, dy, dx, strict=True):
+        index = steps[codes_n]
+        index += first
+        np.maximum(index, 0, out=index)
+        total = np.bincount(index.reshape(-1), dy_n.reshape(-1), dx_n.size).reshape(dx_n.shape)
+        if add:
+            dx_n += total
+        else:
+            dx_n[...] = total
 
 
 def global_average_pool_forward(x: Real, out: Real) -> None:

@@ -22,7 +22,7 @@ from emberfleet.engine.numpy_backend import loss, norm, pool
 from emberfleet.engine.numpy_backend.conv import Window
 from emberfleet.engine.numpy_backend.layout import Delivery
 from emberfleet.engine.numpy_backend.step import Site, Step
-from emberfleet.engine.numpy_backend.workspace import Buffer, Slot
+from emberfleet.engine.numpy_backend.workspace import Buffer, Slot, long_rows
 
 
 class InputStep(Step[Input]):
@@ -51,34 +51,37 @@ class BatchNormStep(Step[BatchNorm]):
                 else site.workspace.slot(f"{node.name}.centred", site.output.shape)
             )
             self.centred.buffer.times.update((site.forward_time, max(site.backward_time, site.forward_time)))
-        self.ones = np.ones(int(np.prod(site.output.shape[:-1])), site.workspace.dtype)
 
     def bind(self) -> None:
         """See `Step.bind`."""
         super().bind()
         self.gamma, self.beta = self.site.tensor("gamma"), self.site.tensor("beta")
         self.mean, self.variance = self.site.tensor("mean"), self.site.tensor("variance")
-        self.c: Array = self.centred.rows if self.centred else self.ys[:0]
+        site = self.site
+        x, y = site.values[0], site.output
+        rows = long_rows(x, y, self.centred or x, site.doutput or y)
+        self.x_rows, self.y_rows, self.c_rows, self.dy_rows = rows
+        self.ones = np.ones(len(self.y_rows), self.y.dtype)
         self.dgamma, self.dbeta = self.site.gradient("gamma"), self.site.gradient("beta")
 
     def forward(self) -> None:
         """See `Step.forward`."""
         variance = self.variance
         if self.by_batch:
-            mean, variance = norm.centre(self.xs[0], self.ones, self.c)
+            mean, variance = norm.centre(self.x_rows, len(self.gamma), self.ones, self.c_rows)
             if self.site.run.learn_state:
                 self._move_statistics(mean, variance)
         elif self.centred:
-            np.subtract(self.xs[0], self.mean, out=self.c)
+            np.subtract(self.x_rows, norm.repeat(self.mean, self.x_rows), out=self.c_rows)
         self.inverse = 1.0 / np.sqrt(variance + self.gamma.dtype.type(self.node.epsilon))
         factor = self.gamma * self.inverse
         if self.centred:
-            norm.scale_and_shift(self.c, factor, self.beta, self.ys)
+            norm.scale_and_shift(self.c_rows, factor, self.beta, self.y_rows)
         else:
-            norm.scale_and_shift(self.xs[0], factor, self.beta - self.mean * factor, self.ys)
+            norm.scale_and_shift(self.x_rows, factor, self.beta - self.mean * factor, self.y_rows)
 
     def _move_statistics(self, mean: Real, variance: Real) -> None:
-        keep, m = self.node.momentum, len(self.ones)
+        keep, m = self.node.momentum, self.y.size // len(self.gamma)
         self.mean *= keep
         self.mean += (1.0 - keep) * mean
         self.variance *= keep
@@ -86,10 +89,10 @@ class BatchNormStep(Step[BatchNorm]):
 
     def backward(self) -> None:
         """See `Step.backward`."""
-        wanted = self.site.delivers()
+        wanted, channels = self.site.delivers(), len(self.gamma)
         if self.by_batch:
             dgamma, dbeta = norm.batch_norm_backward(
-                self.c, self.dys, self.gamma, self.inverse, self.ones, dx=wanted
+                self.c_rows, self.dy_rows, self.gamma, self.inverse, self.ones, dx=wanted
             )
             if self.dgamma is not None:
                 self.dgamma[...] = dgamma
@@ -97,11 +100,13 @@ class BatchNormStep(Step[BatchNorm]):
                 self.dbeta[...] = dbeta
         else:
             if self.dgamma is not None:
-                np.multiply(np.einsum("ij,ij->j", self.dys, self.c), self.inverse, out=self.dgamma)
+                np.multiply(
+                    norm.channel_dots(self.dy_rows, self.c_rows, channels), self.inverse, out=self.dgamma
+                )
             if self.dbeta is not None:
-                np.matmul(self.ones, self.dys, out=self.dbeta)
+                self.dbeta[...] = norm.channel_sums(self.dy_rows, channels, self.ones)
             if wanted:
-                self.dys *= self.gamma * self.inverse
+                self.dy_rows *= norm.repeat(self.gamma * self.inverse, self.dy_rows)
         if wanted:
             self.hand_on()
 
@@ -122,15 +127,13 @@ class ReluStep(Step[Relu]):
     def bind(self) -> None:
         """See `Step.bind`."""
         super().bind()
+        self.x_rows, self.y_rows = long_rows(self.site.values[0], self.site.output)
         # numpy compares with a row of zeros by vector instructions, with the number 0 it does not.
-        longer = self.site.output.whole and self.site.values[0].whole
-        row = int(np.prod(self.y.shape[-2:])) if longer else self.y.shape[-1]
-        self.zeros = np.zeros(row, self.y.dtype)
-        self.wide = (self.x[0].reshape(-1, row), self.y.reshape(-1, row)) if longer else (self.xs[0], self.ys)
+        self.zeros = np.zeros(self.y_rows.shape[1], self.y.dtype)
 
     def forward(self) -> None:
         """See `Step.forward`."""
-        np.maximum(self.wide[0], self.zeros, out=self.wide[1])
+        np.maximum(self.x_rows, self.zeros, out=self.y_rows)
         if self.mask and self.keep_mask:
             np.greater(self.y, 0, out=self.mask.array)
 
@@ -156,13 +159,13 @@ class MaxPoolStep(Step[MaxPool]):
             self.codes.times.update((site.forward_time, site.backward_time))
             self.found = site.scratch("found", site.output.shape, kind)
             self.found.times.add(site.forward_time)
-            self.share = site.scratch("share", site.output.shape)
-            self.share.times.add(site.backward_time)
 
     def bind(self) -> None:
         """See `Step.bind`."""
         super().bind()
-        self.taps = self.window.taps(self.x[0].shape[1:3])
+        shape = self.x[0].shape[1:]
+        self.taps = self.window.taps(shape[:2])
+        self.places = pool.winner_places(self.window, shape)
 
     def forward(self) -> None:
         """See `Step.forward`."""
@@ -173,9 +176,8 @@ class MaxPoolStep(Step[MaxPool]):
     def backward(self) -> None:
         """See `Step.backward`."""
         assert self.codes is not None
-        if self.site.deliveries[0] is Delivery.WRITE:
-            self.dx[0].fill(0)
-        pool.max_pool_backward(self.dy, self.codes.array, self.taps, self.dx[0], self.share.array)
+        add = self.site.deliveries[0] is Delivery.ADD
+        pool.max_pool_backward(self.dy, self.codes.array, self.places, self.dx[0], add)
 
 
 class GlobalAveragePoolStep(Step[GlobalAveragePool]):

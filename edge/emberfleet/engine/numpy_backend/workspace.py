@@ -75,6 +75,16 @@ class Slot:
         return Slot(self.buffer, shape, shape[-1])
 
 
+def long_rows(*slots: Slot) -> tuple[Array, ...]:
+    """Tensors of one shape as rows, those of an image's line joined where all of them are `whole`.
+
+    numpy's loops run along a row: up to twice as fast on 500 values and more as on 16.
+    """
+    if not all(slot.whole for slot in slots):
+        return tuple(slot.rows for slot in slots)
+    return tuple(slot.rows.reshape(-1, math.prod(slot.shape[-2:])) for slot in slots)
+
+
 class Workspace:
     """Collects buffers and the times of their uses, then gives all of them memory at once."""
 
