@@ -108,16 +108,16 @@ class OpenCLIntegerPredictor:
 
     def _start(self, quantized: int) -> None:
         """Build, copy the weights, fill the halos once: their storages are never shared."""
-        packed = {
-            "weights": np.concatenate([*self._packed.weights, np.zeros(64, np.int8)]),
-            "numbers": np.concatenate([*self._packed.numbers, np.zeros(16, np.int32)]),
-        }
-        shape = self.network.input_tensor.shape
-        pixels = self.batch * math.prod(shape) + self.program.vector
-        sizes = {name: values.nbytes for name, values in packed.items()}
-        self._first = self.program.compile({**sizes, "pixels": 4 * pixels})[quantized]
-        for name, values in packed.items():
-            self.program.write(name, values)
+        packed = self._packed
+        pixels = self.batch * math.prod(self.network.input_tensor.shape) + self.program.vector
+        sizes = {"weights": packed.weights_bytes, "numbers": 4 * packed.numbers_count, "pixels": 4 * pixels}
+        self._first = self.program.compile(sizes)[quantized]
+        for name, parts in (("weights", packed.weights), ("numbers", packed.numbers)):
+            start = 0
+            for part in parts:
+                self.program.write(name, part, start)
+                start += part.nbytes
+        del self._packed
         self.program.run(0, self._first)
         self.program.read("numbers", 1, np.int32)
         point = self._point(self.network.input)
