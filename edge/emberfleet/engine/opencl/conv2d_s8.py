@@ -181,11 +181,11 @@ def pack_factors(branch: Branch, zero_point: int, panels: int, channels: int) ->
     """
     op = branch.op
     outputs = len(op.weights)
-    weights = op.weights.reshape(outputs, -1).astype(np.int64)
-    bias = op.bias.astype(np.int64) - zero_point * weights.sum(axis=1)
+    weights = op.weights.reshape(outputs, -1)
+    bias = op.bias.astype(np.int64) - zero_point * weights.sum(axis=1, dtype=np.int64)
     right = np.where(op.multiplier > 0, -op.shift.astype(np.int64), 1)
     nudge = (np.int64(1) << np.maximum(right, 1) - 1) + (branch.limits[0] << np.maximum(right, 0))
-    largest = np.abs(bias) + 255 * np.abs(weights).sum(axis=1)
+    largest = np.abs(bias) + 255 * np.abs(weights.astype(np.int16)).sum(axis=1, dtype=np.int64)
     plain = bool((right < 1).any() or (largest + np.abs(nudge) >= 1 << 31).any())
     numbers = np.zeros((4, panels * channels), np.int32)
     # A bias beyond 32 bits wraps, as the sum does that it is added to.
