@@ -1,23 +1,12 @@
-"""The one tolerance of floating-point parity tests: from the length of the sums and the type."""
+"""Compares arrays with the one tolerance of floating-point parity tests."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from emberfleet.core.arrays import Array
-
-
-def tolerance(length: int, dtype: DTypeLike) -> float:
-    """Largest error allowed, relative to the largest expected value, of sums of `length` products.
-
-    Rounding errors of one sum add up like a random walk: ``epsilon * sqrt(length)`` with a factor
-    for the worst of many sums, and a few epsilons for what happens before and after the sum.
-    Lengths of sums that feed one another add up.
-    """
-    return float(np.finfo(np.dtype(dtype)).eps) * (8.0 + 4.0 * math.sqrt(length))
+from emberfleet.engine.tolerance import tolerance as tolerance
 
 
 def assert_close(found: Array, expected: Array, length: int, dtype: DTypeLike = np.float32) -> None:

@@ -13,6 +13,7 @@ from emberfleet.engine.backend import TrainingSpec
 from emberfleet.engine.opencl.device import OpenCLDevice, open_device
 from emberfleet.engine.opencl.predictor import OpenCLPredictor
 from emberfleet.engine.opencl.trainer import OpenCLTrainer
+from emberfleet.engine.opencl.tuned_tiles import remember
 
 if TYPE_CHECKING:
     from emberfleet.core.integer import IntegerNetwork
@@ -67,6 +68,7 @@ class OpenCLBackend:
 
     def _made(self, make: Callable[[OpenCLDevice], Made]) -> Made:
         """What `make` gives in the device's family, else in the other one."""
+        remember(self.device)
         try:
             return make(self.device)
         except BuildError as error:

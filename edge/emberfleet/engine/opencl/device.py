@@ -82,6 +82,8 @@ class OpenCLDevice:
     flags: tuple[str, ...] = ()
     tuned: dict[Any, Any] = field(default_factory=dict, repr=False)
     """Tiles measured on this device to be the fastest, by the shape of the work (`tiles.py`)."""
+    tiles_remembered: bool = field(init=False, default=False, repr=False)
+    """Whether `tuned` holds what earlier processes measured (`tuned_tiles.py`)."""
     features: frozenset[str] = frozenset()
     """OpenCL extensions, and for a processor its flags as Linux names them."""
     groups_are_threads: bool = False

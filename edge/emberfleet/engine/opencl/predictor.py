@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -34,34 +35,12 @@ class OpenCLPredictor:
     ) -> None:
         graph.check(tensors)
         self.graph, self.batch, self.device = graph, batch, device
-        runs, held = _prepare(graph, tensors, fake_quantize)
-        points = quantization_points(runs) if fake_quantize else {}
-        rounding = {name: range_params(held, name) for name in points.values()}
-        units, aliases = fuse(runs, points, training=False)
-        program = Program(device, vector_width(runs, device.limits.vector_width), batch)
-        values = Values(program, runs, units, separate_raw=False)
-        blocks = (
-            ParameterBlock(runs.parameters, program.vector),
-            ParameterBlock(runs.state, program.vector),
-        )
-        places = {name: index for index, name in enumerate(rounding)}
-        mode = Mode(training=False, fixed_rounding=rounding if fake_quantize else None)
-        forward = Forward(program, runs, values, blocks, mode, places)
-        for unit in units:
-            forward.record(unit)
-        output = runs.output.name
-        while output in aliases:
-            output = aliases[output]
-        self._input, self._output = values.view(runs.input.name), values.view(output)
-        program.hold(self._input.images, first=True)
-        program.hold(self._output.images, last=True)
-        params, state = (block.pack(held) for block in blocks)
-        table = quantization_table(rounding)
-        held_on_device = {"params": params, "state": state, "quantization": table}
-        program.compile({name: values_.nbytes for name, values_ in held_on_device.items()})
-        for name, values_ in held_on_device.items():
-            program.write(name, values_)
-        self.program = program
+        recorded = record(device, graph, tensors, batch, fake_quantize)
+        self.program = recorded.program
+        self._input, self._output = recorded.input, recorded.output
+        self.program.compile({name: values.nbytes for name, values in recorded.buffers.items()})
+        for name, values in recorded.buffers.items():
+            self.program.write(name, values)
         self._staging = Staging(self._input)
 
     def run(self, x: Float32) -> Float32:
@@ -77,6 +56,51 @@ class OpenCLPredictor:
                 -1, *shape
             )
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A forward pass as recorded: its memory is not laid out yet."""
+
+    program: Program
+    input: View
+    output: View
+    buffers: Mapping[str, Float32]
+    """What the named buffers hold."""
+
+
+def record(
+    device: OpenCLDevice, graph: Graph, tensors: Tensors, batch: int, fake_quantize: bool = False
+) -> Prediction:
+    """Record a network's forward pass with these weights."""
+    runs, held = _prepare(graph, tensors, fake_quantize)
+    points = quantization_points(runs) if fake_quantize else {}
+    rounding = {name: range_params(held, name) for name in points.values()}
+    units, aliases = fuse(runs, points, training=False)
+    program = Program(device, vector_width(runs, device.limits.vector_width), batch)
+    values = Values(program, runs, units, separate_raw=False)
+    blocks = ParameterBlock(runs.parameters, program.vector), ParameterBlock(runs.state, program.vector)
+    places = {name: index for index, name in enumerate(rounding)}
+    mode = Mode(training=False, fixed_rounding=rounding if fake_quantize else None)
+    forward = Forward(program, runs, values, blocks, mode, places)
+    for unit in units:
+        forward.record(unit)
+    name = runs.output.name
+    while name in aliases:
+        name = aliases[name]
+    prediction = Prediction(
+        program,
+        values.view(runs.input.name),
+        values.view(name),
+        {
+            "params": blocks[0].pack(held),
+            "state": blocks[1].pack(held),
+            "quantization": quantization_table(rounding),
+        },
+    )
+    program.hold(prediction.input.images, first=True)
+    program.hold(prediction.output.images, last=True)
+    return prediction
 
 
 class Staging:

@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-MAX_VECTORS = 4
-"""Vectors of output channels in a tile at most."""
+MAX_VECTORS, MAX_ROWS = 4, 4
+"""Vectors of output channels and rows of pixels in a tile at most."""
+
+MAX_TAPS, MAX_CHANNELS = 3, 16
+"""Window rows and input channels in a tile of the weight gradient at most."""
 
 BUDGET = MappingProxyType({32: 28, 16: 12})
 """Accumulators of a tile at most, by the processor's vector registers: the rest holds operands."""
@@ -76,36 +79,60 @@ class WeightShape:
     vector: int
 
 
+def forward_fits(shape: ForwardShape, tile: ForwardTile, registers: int) -> bool:
+    """Whether a tile fits the registers, the channels and the image: rows only of whole width."""
+    return (
+        min(tile.mrx, tile.mry, tile.nv) >= 1
+        and tile.nv <= MAX_VECTORS
+        and tile.v == shape.vector
+        and shape.outputs % (tile.nv * tile.v) == 0
+        and tile.mrx <= shape.columns
+        and tile.mry <= (min(MAX_ROWS, shape.rows) if tile.mrx == shape.columns else 1)
+        and tile.mrx * tile.mry * tile.nv <= BUDGET[registers]
+    )
+
+
+def weight_fits(shape: WeightShape, tile: WeightTile, registers: int) -> bool:
+    """Whether a tile fits the registers, the channels and the window."""
+    return (
+        min(tile.ky, tile.kc, tile.nv) >= 1
+        and tile.nv <= MAX_VECTORS
+        and tile.v == shape.vector
+        and shape.outputs % (tile.nv * tile.v) == 0
+        and tile.kc <= MAX_CHANNELS
+        and shape.channels % tile.kc == 0
+        and tile.ky in (1, shape.taps[0])
+        and tile.ky <= MAX_TAPS
+        and tile.ky * tile.kc * tile.nv <= BUDGET[registers]
+    )
+
+
 def forward_candidates(shape: ForwardShape, registers: int) -> tuple[ForwardTile, ...]:
-    """All tiles that fit the registers and the image, the best by default first."""
-    vectors = shape.outputs // shape.vector
+    """All tiles that fit, the best by default first."""
     scored: list[tuple[float, ForwardTile]] = []
     for nv in range(1, MAX_VECTORS + 1):
-        if vectors % nv:
-            continue
         for mrx in range(1, min(shape.columns, BUDGET[registers] // nv) + 1):
-            for mry in (1, 2, 3, 4) if mrx == shape.columns else (1,):
-                if mry > shape.rows or mrx * mry * nv > BUDGET[registers]:
-                    continue
-                useful = shape.columns / (mrx * -(-shape.columns // mrx))
-                useful *= shape.rows / (mry * -(-shape.rows // mry))
-                speed = _speed(mrx * mry, nv, registers)
-                scored.append((useful * speed, ForwardTile(mrx, mry, nv, shape.vector)))
+            for mry in range(1, MAX_ROWS + 1):
+                tile = ForwardTile(mrx, mry, nv, shape.vector)
+                if forward_fits(shape, tile, registers):
+                    useful = shape.columns / (mrx * -(-shape.columns // mrx))
+                    useful *= shape.rows / (mry * -(-shape.rows // mry))
+                    scored.append((useful * _speed(mrx * mry, nv, registers), tile))
     scored.sort(key=lambda pair: -pair[0])
     return tuple(tile for _, tile in scored)
 
 
 def weight_candidates(shape: WeightShape, registers: int) -> tuple[WeightTile, ...]:
-    """All tiles that fit the registers, the best by default first."""
-    vectors = shape.outputs // shape.vector
+    """All tiles that fit, the best by default first."""
     scored: list[tuple[float, WeightTile]] = []
-    for ky in {1, shape.taps[0]} if shape.taps[0] <= 3 else {1}:
-        for nv in (value for value in range(1, MAX_VECTORS + 1) if vectors % value == 0):
-            for kc in (value for value in range(1, 17) if shape.channels % value == 0):
-                sums = ky * kc * nv
-                if sums <= BUDGET[registers]:
+    for ky in sorted({1, shape.taps[0]}):
+        for nv in range(1, MAX_VECTORS + 1):
+            for kc in range(1, MAX_CHANNELS + 1):
+                tile = WeightTile(ky, kc, nv, shape.vector)
+                if weight_fits(shape, tile, registers):
+                    sums = ky * kc * nv
                     reuse = sums / (ky * kc + nv) * min(1.0, sums / 8) * (1.0 if ky > 1 else 0.9)
-                    scored.append((reuse, WeightTile(ky, kc, nv, shape.vector)))
+                    scored.append((reuse, tile))
     scored.sort(key=lambda pair: -pair[0])
     return tuple(tile for _, tile in scored)
 
