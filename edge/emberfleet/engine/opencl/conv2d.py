@@ -104,7 +104,7 @@ class ForwardWork:
         return 2 * math.prod(self.window.kernel) * self.weight.channels * self.y.size
 
     @property
-    def floats_moved(self) -> int:
+    def values_moved(self) -> int:
         """See `program.Work`."""
         weights = math.prod(self.window.kernel) * self.weight.channels * self.weight.padded_outputs
         return self.x.size + weights + self.y.size * (2 if self.epilogue.accumulate else 1)
@@ -126,7 +126,7 @@ class WeightWork:
         return 2 * math.prod(self.window.kernel) * self.x.channels * self.dy.size
 
     @property
-    def floats_moved(self) -> int:
+    def values_moved(self) -> int:
         """See `program.Work`."""
         weights = math.prod(self.window.kernel) * self.x.channels * self.dy.padded_channels
         return self.x.size + self.dy.size + self.parts * weights

@@ -12,7 +12,7 @@ from emberfleet.core.integer import IntegerConv
 from emberfleet.engine.opencl.conv2d import Walk, Window, check_window
 from emberfleet.engine.opencl.dot import Dot
 from emberfleet.engine.opencl.layout import Place, View, round_up
-from emberfleet.engine.opencl.program import ARENA, Program
+from emberfleet.engine.opencl.program import ARENA, Counted, Program
 
 RECORD = 16
 """Ints of a panel's record before its factors."""
@@ -151,7 +151,15 @@ def forward(
         (walk.rows, walk.columns),
         (first_record, rows, columns, across),
         options=tile,
+        work=_work(x, branches),
     )
+
+
+def _work(x: View, branches: Sequence[Branch]) -> Counted:
+    """Products and sums of all branches; the input is read once."""
+    pixels = branches[0].y.size // branches[0].y.channels
+    weights = sum(branch.op.weights.size for branch in branches)
+    return Counted(2 * pixels * weights, x.size + weights + sum(branch.y.size for branch in branches))
 
 
 def pack_weights(op: IntegerConv, dot: Dot, panels: int, channels: int) -> Array:

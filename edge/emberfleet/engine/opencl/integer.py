@@ -106,6 +106,11 @@ class OpenCLIntegerPredictor:
             self._finish(out, start, self._first + 1)
         return out
 
+    @property
+    def first(self) -> int:
+        """Position of a run's first kernel: those before it fill halos, once."""
+        return self._first
+
     def _start(self, quantized: int) -> None:
         """Build, copy the weights, fill the halos once: their storages are never shared."""
         packed = self._packed

@@ -69,8 +69,16 @@ class Work(Protocol):
         """Multiplications and additions that the result needs: those on padding do not count."""
 
     @property
-    def floats_moved(self) -> int:
+    def values_moved(self) -> int:
         """Values read and written when each is touched once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Work known as numbers."""
+
+    flops: int
+    values_moved: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,8 +347,10 @@ class Program:
             rows = storage.padded_image // storage.padded_row
             stored = (rows, storage.padded_row // storage.channels, storage.channels, 0)
             halo: tuple[Argument, ...] = (ARENA, (storage,), storage.halo, stored)
+            inside = storage.batch * storage.height * storage.width * storage.channels
+            work = Counted(0, storage.floats - inside)
             options = VectorWidth(self.vector)
-            return Call("elementwise", "clear_halo_f32", options, (storage.batch,), halo)
+            return Call("elementwise", "clear_halo_f32", options, (storage.batch,), halo, work)
         groups = max(1, min(storage.floats // 4096, 2 * self.device.limits.compute_units))
         stretch = round_up(-(-storage.floats // groups), self.vector)
         arguments: tuple[Argument, ...] = (ARENA, (storage,), storage.floats, stretch)

@@ -130,7 +130,7 @@ def tune(
     ]
     todo = [(work, share) for work, share in wanted if again or work.shape not in device.tuned]
     lab = replace(device, tuned={}, keeps_binaries=False)
-    bench = _Bench(lab, candidates or first_candidates, timer or _timer_of(device))
+    bench = _Bench(lab, candidates or first_candidates, timer or timer_of(device))
     outcomes: list[Outcome] = []
     tile_seconds = TILE_SECONDS
     left = len(todo)
@@ -171,7 +171,8 @@ def distinct_works(programs: Iterable[Program]) -> dict[Shape, tuple[Convolution
     return found
 
 
-def _timer_of(device: OpenCLDevice) -> Timer:
+def timer_of(device: OpenCLDevice) -> Timer:
+    """Processor time of the calling thread where that computes, else the time that passes."""
     alone = device.groups_are_threads and device.limits.compute_units == 1
     clock = time.thread_time if alone else time.perf_counter
 
