@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from emberfleet.cli.main import app
+from emberfleet.core.errors import DeviceError
 from emberfleet.core.signing import SigningKey
+from emberfleet.engine.selection import choose_backend
 from emberfleet.train.trained import TrainedModel
 from tests.runtime.stripes import CLASSES, stripes, trained
 
@@ -128,6 +131,31 @@ def test_retrain_writes_the_next_version(desk: Desk) -> None:
     new, old = (json.loads(desk.call("inspect", f, "--json").stdout) for f in (out, bundle))
     assert new["model_version"] == old["model_version"] + 1
     assert new["parent"] == old["sha256"]
+
+
+def test_retraining_keeps_to_a_memory_limit_and_says_its_price(desk: Desk) -> None:
+    try:
+        choose_backend("opencl", 1)
+    except DeviceError as error:
+        pytest.skip(str(error))
+    bundle = convert(desk)
+
+    def retrain(name: str, *more: str) -> tuple[dict[str, Any], str]:
+        result = desk.call(
+            "retrain", bundle, "--data", desk.folder / "photos", "--out", desk.folder / name,
+            "--scope", "full", "--epochs", "8", "--rate", "0.02",
+            "--backend", "opencl", "--threads", "1", "--json", *more,
+        )  # fmt: skip
+        found: dict[str, Any] = json.loads(result.stdout)
+        return found, result.stderr
+
+    kept, _ = retrain("kept.ember")
+    limit = kept["memory"]["size_bytes"] * 4 // 5
+    twice, said = retrain("twice.ember", "--memory-limit", str(limit))
+    assert twice["memory"]["size_bytes"] <= limit
+    assert twice["memory"]["computed_twice"]
+    assert twice["after"] == kept["after"]
+    assert "are computed twice, about" in " ".join(said.split())
 
 
 def test_a_worse_result_is_not_written(desk: Desk) -> None:

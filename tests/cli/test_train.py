@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from emberfleet.cli.main import app
+from emberfleet.core.errors import DeviceError
+from emberfleet.engine.selection import choose_backend
 from emberfleet.train.trained import TrainedModel
 
 QUICK = (
@@ -72,6 +74,7 @@ def test_resuming_a_finished_run_gives_the_same_bytes(digits: Path, tmp_path: Pa
         (("--data=mnist", "--model=alexnet"), "alexnet"),
         (("--data=mnist", "--schedule=sine"), "sine"),
         (("--data=mnist", "--limit=0"), "limit"),
+        (("--data=mnist", "--memory-limit=lots"), "'lots' is no size"),
         (("--data=mnist", "--backend=abacus"), "abacus"),
         (("--data=mnist", "--epochs=0", "--quantize-epochs=0"), "epochs"),
     ],
@@ -84,3 +87,48 @@ def test_a_mistake_ends_in_one_sentence_and_code_2(
     assert stdout == ""
     assert words in stderr
     assert "Traceback" not in stderr
+
+
+def test_a_memory_limit_is_kept_said_and_changes_no_bit(digits: Path, tmp_path: Path) -> None:
+    skip_without_opencl()
+    options = ("--data=mnist", f"--root={digits}", *QUICK, "--backend=opencl", "--json")
+    code, stdout, stderr = run(*options, f"--out={tmp_path / 'kept'}")
+    assert code == 0
+    assert "Memory for values" not in stderr
+    kept = json.loads(stdout)["memory"]
+    assert kept["float"]["limit_bytes"] is None
+    limit = kept["quantized"]["size_bytes"] * 4 // 5
+    code, stdout, stderr = run(*options, f"--out={tmp_path / 'twice'}", f"--memory-limit={limit}")
+    assert code == 0
+    memory = json.loads(stdout)["memory"]["quantized"]
+    assert memory["size_bytes"] <= limit == memory["limit_bytes"]
+    assert memory["computed_twice"]
+    assert " ".join(stderr.split()).count("are computed twice, about") == 2
+    files = [tmp_path / name / "model.safetensors" for name in ("kept", "twice")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_memory_limit_that_cannot_be_kept_says_what_is_needed(digits: Path, tmp_path: Path) -> None:
+    skip_without_opencl()
+    options = ("--data=mnist", f"--root={digits}", f"--out={tmp_path}", *QUICK, "--backend=opencl")
+    code, _, stderr = run(*options, "--memory-limit=10K")
+    assert code == 2
+    assert "choose a smaller batch or a higher limit" in " ".join(stderr.split())
+
+
+def test_numpy_keeps_to_a_memory_limit_too(digits: Path, tmp_path: Path) -> None:
+    options = ("--data=mnist", f"--root={digits}", f"--out={tmp_path}", *QUICK, "--json")
+    code, stdout, _ = run(*options)
+    assert code == 0
+    limit = json.loads(stdout)["memory"]["quantized"]["size_bytes"] * 9 // 10
+    code, stdout, stderr = run(*options, f"--memory-limit={limit}")
+    assert code == 0
+    assert json.loads(stdout)["memory"]["quantized"]["size_bytes"] <= limit
+    assert "are computed twice, about" in " ".join(stderr.split())
+
+
+def skip_without_opencl() -> None:
+    try:
+        choose_backend("opencl", 1)
+    except DeviceError as error:
+        pytest.skip(str(error))

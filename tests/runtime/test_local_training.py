@@ -5,12 +5,14 @@ import pytest
 
 from emberfleet.converters.bundle import build_bundle
 from emberfleet.core.bundle import Bundle
-from emberfleet.core.errors import ConfigError
+from emberfleet.core.errors import ConfigError, DeviceError
 from emberfleet.core.signing import SigningKey
 from emberfleet.core.updates import UpdatePlan, decode_update, encode_update
+from emberfleet.engine.memory import TrainingMemory
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
+from emberfleet.engine.selection import choose_backend
 from emberfleet.runtime.local_training import train_update
-from emberfleet.runtime.retraining import RetrainPlan
+from emberfleet.runtime.retraining import MemoryBudget, RetrainPlan
 from emberfleet.train.data.dataset import Dataset
 from emberfleet.train.plans import scope_named
 from tests.runtime.stripes import stripes, trained
@@ -50,3 +52,19 @@ def test_other_classes_have_no_place_in_a_fleet() -> None:
     other = Dataset(data.images, data.labels, ("a", "b", "c", "d", "e"))
     with pytest.raises(ConfigError, match="expected those of the model"):
         train_update(trained(), other, PLAN, 1, NumpyBackend())
+
+
+def test_a_device_with_little_memory_learns_the_same_bits() -> None:
+    try:
+        backend = choose_backend("opencl", threads=1)
+    except DeviceError as error:
+        pytest.skip(str(error))
+    taken: list[TrainingMemory] = []
+    samples = stripes(30, 3, 40)
+    kept = train_update(trained(), samples, PLAN, 1, backend, MemoryBudget(report=taken.append))
+    limit = taken[0].arena.size_bytes * 4 // 5
+    twice = train_update(trained(), samples, PLAN, 1, backend, MemoryBudget(limit, taken.append))
+    assert taken[1].arena.size_bytes <= limit
+    assert taken[1].recomputed
+    for name, value in kept.new.items():
+        np.testing.assert_array_equal(twice.new[name], value)

@@ -20,20 +20,24 @@ def check_with(trusted: tuple[VerifyKey, ...]) -> CheckBundle:
 
 
 def retrain_with(
-    trusted: tuple[VerifyKey, ...], backend: str = "auto", threads: int | None = None
+    trusted: tuple[VerifyKey, ...],
+    backend: str = "auto",
+    threads: int | None = None,
+    memory_limit_bytes: int | None = None,
 ) -> Retrain:
-    """Retrain on this device's compute backend, chosen at the first round."""
+    """Retrain on this device's compute backend, chosen at the first round, in as much memory as it gives."""
 
     def retrain(bundle: Path, samples: Samples, training: Mapping[str, Scalar], seed: int) -> Retrained:
         from emberfleet.engine.selection import choose_backend
         from emberfleet.runtime.local_training import train_update
-        from emberfleet.runtime.retraining import RetrainPlan
+        from emberfleet.runtime.retraining import MemoryBudget, RetrainPlan
         from emberfleet.train.data.dataset import Dataset
 
         opened = Bundle.open(bundle, trusted)
         data = Dataset(samples.images, samples.labels, opened.manifest.labels)
         plan = RetrainPlan.from_settings(training)
-        result = train_update(opened, data, plan, seed, choose_backend(backend, threads))
+        budget = MemoryBudget(memory_limit_bytes)
+        result = train_update(opened, data, plan, seed, choose_backend(backend, threads), budget)
         return Retrained(result.old, result.new, result.sample_count, result.metrics)
 
     return retrain

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emberfleet.cli.errors import CommandGroup
+from emberfleet.cli.memory import MemoryLimitOption, parse_limit
 from emberfleet.cli.output import JsonOption, console, print_json
 
 if TYPE_CHECKING:
@@ -63,11 +64,12 @@ def run(
     once: Annotated[bool, typer.Option("--once", help="Ask for work once, then stop.")] = False,
     backend: BackendOption = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Most threads to train with.")] = None,
+    memory_limit: MemoryLimitOption = None,
 ) -> None:
     """Take part in rounds until interrupted."""
     import threading
 
-    agent = _agent(folder, backend, threads)
+    agent = _agent(folder, backend, threads, parse_limit(memory_limit))
     try:
         if once:
             _show(agent.run_once())
@@ -80,7 +82,7 @@ def run(
 @app.command()
 def status(folder: Folder, as_json: JsonOption = False) -> None:
     """Show who this device is, which model it has, and how many samples."""
-    agent = _agent(folder, "auto", None)
+    agent = _agent(folder)
     identity = agent.identity
     agent.close()
     facts = {
@@ -97,13 +99,19 @@ def status(folder: Folder, as_json: JsonOption = False) -> None:
         console().print(f"{name.replace('_', ' ')}: {value}")
 
 
-def _agent(folder: Path, backend: str, threads: int | None) -> Agent:
+def _agent(
+    folder: Path,
+    backend: str = "auto",
+    threads: int | None = None,
+    memory_limit_bytes: int | None = None,
+) -> Agent:
     from emberfleet.agent.agent import Agent
     from emberfleet.agent.identity import Identity
     from emberfleet.agent.retraining import check_with, retrain_with
 
     trusted = Identity.load(folder).trusted
-    return Agent(folder, retrain_with(trusted, backend, threads), check_with(trusted))
+    retrain = retrain_with(trusted, backend, threads, memory_limit_bytes)
+    return Agent(folder, retrain, check_with(trusted))
 
 
 def _show(turn: Turn) -> None:
@@ -137,7 +145,7 @@ def _read_folder(device: Path, source: Path) -> tuple[UInt8, Int64]:
     from emberfleet.core.errors import DataError
     from emberfleet.train.data.folder import load_folder
 
-    agent = _agent(device, "auto", None)
+    agent = _agent(device)
     try:
         if agent.models.path() is None:
             agent.fetch_model()

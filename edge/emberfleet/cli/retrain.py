@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from emberfleet.cli.keys import KeyOption, TrustOption, signing_key, trusted_keys
+from emberfleet.cli.memory import MemoryLimitOption, memory_facts, memory_words, parse_limit
 from emberfleet.cli.output import JsonOption, console, print_json
 
 
@@ -24,6 +25,7 @@ def retrain(
     seed: Annotated[int, typer.Option(help="Of the order, dropout and the split.")] = 0,
     backend: Annotated[str, typer.Option(help="auto, opencl or numpy.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Most processor threads.")] = None,
+    memory_limit: MemoryLimitOption = None,
     trust: TrustOption = None,
     key: KeyOption = None,
     json: JsonOption = False,
@@ -34,16 +36,26 @@ def retrain(
     """
     from emberfleet.converters.bundle import build_bundle
     from emberfleet.core.files import write_atomically
-    from emberfleet.runtime.retraining import RetrainPlan
+    from emberfleet.engine.memory import TrainingMemory
+    from emberfleet.runtime.retraining import MemoryBudget, RetrainPlan
     from emberfleet.runtime.runtime import Runtime
     from emberfleet.train.data.folder import load_folder
 
+    remarks = console(stderr=True)
+    taken: list[TrainingMemory] = []
+
+    def tell(memory: TrainingMemory) -> None:
+        taken.append(memory)
+        if memory_limit is not None:
+            remarks.print(memory_words(memory), soft_wrap=True)
+
+    budget = MemoryBudget(parse_limit(memory_limit), tell)
     plan = RetrainPlan(scope, epochs, batch, rate, optimizer, hold_out=hold_out, seed=seed)
     runtime = Runtime.open(bundle, trusted_keys(trust), backend, threads=threads)
     height, width, channels = runtime.preprocessing.shape
     samples = load_folder(data, "train", (height, width), channels)
-    with console(stderr=True).status(f"Retraining on {len(samples)} images"):
-        result = runtime.retrain(samples, plan)
+    with remarks.status(f"Retraining on {len(samples)} images"):
+        result = runtime.retrain(samples, plan, budget=budget)
     if result.accepted:
         new = build_bundle(result.model, runtime.version + 1, signing_key(key), parent=runtime.bundle.digest)
         write_atomically(out, new)
@@ -56,6 +68,7 @@ def retrain(
                 "samples": result.samples,
                 "classes": list(result.model.classes),
                 "file": out if result.accepted else None,
+                "memory": memory_facts(taken[-1]),
             }
         )
     else:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from emberfleet.cli.memory import MemoryLimitOption, make_memory_observer, memory_facts, parse_limit
 from emberfleet.cli.output import JsonOption, console, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
+    from emberfleet.engine.memory import TrainingMemory
     from emberfleet.train.data.dataset import Dataset
     from emberfleet.train.history import EpochRecord
     from emberfleet.train.loop import Observer, TrainConfig
@@ -74,6 +76,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and dropout.")] = 0,
     backend: Annotated[str, typer.Option(help="auto, opencl or numpy.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Most processor threads.")] = None,
+    memory_limit: MemoryLimitOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -86,6 +89,7 @@ def train(
     from emberfleet.train.training import choice_for, measure, train_model, with_figures
 
     remarks = console(stderr=True)
+    limit_bytes = parse_limit(memory_limit)
     recipe = recipe_for(data)
     config = _configure(
         recipe, optimizer, rate, augment,
@@ -113,17 +117,17 @@ def train(
         f"computing with {place.name}",
         soft_wrap=True,
     )
-    with _Observers(remarks, out / EVENTS_FOLDER) as observers:
+    with _Observers(remarks, out / EVENTS_FOLDER, limit_bytes is not None) as observers:
         trained = train_model(
             model or recipe.model, choice, learning, held_out if len(held_out) else None, config, place,
-            observers.all, out / CHECKPOINTS_FOLDER, resume, {"data": data},
+            observers.all, out / CHECKPOINTS_FOLDER, resume, {"data": data}, limit_bytes,
         )  # fmt: skip
     with remarks.status("Testing"):
         measured = measure(trained, test, place)
     trained = with_figures(trained, measured.figures())
     trained.save(out)
     _report(trained, data, test, measured, out)
-    summary = _summary(trained, out)
+    summary = _summary(trained, out, observers.memory)
     if json:
         print_json(summary)
     else:
@@ -199,14 +203,16 @@ def _read(
 class _Observers:
     """Progress on the terminal, and event files where tensorboardX is installed."""
 
-    def __init__(self, remarks: Console, events: Path) -> None:
+    def __init__(self, remarks: Console, events: Path, tell_memory: bool) -> None:
         from emberfleet.train.tensorboard import EventObserver, events_available
 
         self._bar = _progress(remarks)
         self._events = EventObserver(events) if events_available() else None
         if self._events is None:
             remarks.print("no event files for TensorBoard: pip install 'emberfleet[train]'", soft_wrap=True)
-        self.all: list[Observer] = [make_progress_observer(self._bar)]
+        self.memory: dict[str, TrainingMemory] = {}
+        telling = make_memory_observer(self.memory, remarks if tell_memory else None)
+        self.all: list[Observer] = [make_progress_observer(self._bar), telling]
         if self._events is not None:
             self.all.append(self._events)
 
@@ -272,7 +278,7 @@ def _report(model: TrainedModel, name: str, test: Dataset, measured: Measurement
     write_atomically(out / REPORT_FILE, page.encode())
 
 
-def _summary(model: TrainedModel, out: Path) -> dict[str, object]:
+def _summary(model: TrainedModel, out: Path, memory: dict[str, TrainingMemory]) -> dict[str, object]:
     from emberfleet.train.training import parameter_count
 
     return {
@@ -282,6 +288,7 @@ def _summary(model: TrainedModel, out: Path) -> dict[str, object]:
         "parameters": parameter_count(model),
         "epochs": len(model.history),
         "seconds": sum(record.seconds for record in model.history),
+        "memory": {phase: memory_facts(taken) for phase, taken in memory.items()},
         **model.figures,
     }
 

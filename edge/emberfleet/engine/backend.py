@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from emberfleet.core.arrays import Array, Float32, Int8, Tensors
 from emberfleet.core.errors import ConfigError
 from emberfleet.core.graph import Graph
+from emberfleet.engine.memory import TrainingMemory
 from emberfleet.engine.optimizers import Optimizer
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class TrainingSpec:
 
 class Trainer(Protocol):
     """One network being trained: it owns its parameters, optimizer slots and memory."""
+
+    @property
+    def memory(self) -> TrainingMemory:
+        """How much values, their gradients and scratch take, and what keeping to a limit costs."""
 
     def load(self, tensors: Tensors) -> None:
         """Take parameters, running statistics and ranges (copied)."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from emberfleet.core.errors import ShapeError
+from emberfleet.core.errors import ConfigError, ShapeError
 
 ALIGNMENT = 64
 """Bytes: one cache line, and the widest vector register."""
@@ -34,6 +34,27 @@ class BufferRequest:
     size_bytes: int
     first: int
     last: int
+    gap: tuple[int, int] | None = None
+    """Two steps strictly between which others may have the bytes."""
+
+    def meets(self, other: BufferRequest) -> bool:
+        """Whether both are in use at some step."""
+        if other.first > self.last or self.first > other.last:
+            return False
+        if self.gap is None and other.gap is None:
+            return True
+        return any(
+            start <= stop2 and start2 <= stop
+            for start, stop in self.intervals
+            for start2, stop2 in other.intervals
+        )
+
+    @property
+    def intervals(self) -> tuple[tuple[int, int], ...]:
+        """First and last steps of its uses, without the gap."""
+        if self.gap is None or self.gap[1] - self.gap[0] < 2:
+            return ((self.first, self.last),)
+        return ((self.first, self.gap[0]), (self.gap[1], self.last))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +87,21 @@ def align(size_bytes: int, alignment: int = ALIGNMENT) -> int:
     return -(-size_bytes // alignment) * alignment
 
 
+def limit_error(smallest_bytes: int, batch: int, limit_bytes: int) -> ConfigError:
+    """What to raise where no plan keeps to a memory limit."""
+    return ConfigError(
+        f"training needs {smallest_bytes:,} bytes for values at a batch of {batch}, even with everything "
+        f"computed twice that helps; the memory limit is {limit_bytes:,} bytes: choose a smaller batch or a "
+        "higher limit"
+    )
+
+
 def plan_arena(requests: Iterable[BufferRequest], alignment: int = ALIGNMENT) -> ArenaPlan:
     """Give each buffer an offset so that no two buffers live at the same step overlap.
 
     Raises:
-        ShapeError: a name appears twice, a size is negative or a life ends before it begins.
+        ShapeError: a name appears twice, a size is negative, a life ends before it begins or a gap
+            is not within it.
     """
     buffers = tuple(requests)
     _check(buffers)
@@ -99,7 +130,7 @@ def _place(order: Iterable[BufferRequest], alignment: int) -> tuple[dict[str, in
         taken = sorted(
             (offsets[other.name], offsets[other.name] + align(other.size_bytes, alignment))
             for other in placed
-            if other.first <= buffer.last and buffer.first <= other.last
+            if other.meets(buffer)
         )
         offsets[buffer.name] = _tightest_gap(taken, size)
         total = max(total, offsets[buffer.name] + size)
@@ -124,8 +155,9 @@ def _fullest_moment(buffers: tuple[BufferRequest, ...], alignment: int) -> tuple
     changes: dict[int, int] = {}
     for buffer in buffers:
         size = align(buffer.size_bytes, alignment)
-        changes[buffer.first] = changes.get(buffer.first, 0) + size
-        changes[buffer.last + 1] = changes.get(buffer.last + 1, 0) - size
+        for first, last in buffer.intervals:
+            changes[first] = changes.get(first, 0) + size
+            changes[last + 1] = changes.get(last + 1, 0) - size
     live = fullest = moment = 0
     for step in sorted(changes):
         live += changes[step]
@@ -144,4 +176,6 @@ def _check(buffers: tuple[BufferRequest, ...]) -> None:
                 f"buffer '{buffer.name}': {buffer.size_bytes} bytes from step {buffer.first} to "
                 f"{buffer.last}; expected a size of 0 or more and a life that does not end before it begins"
             )
+        if buffer.gap is not None and not buffer.first <= buffer.gap[0] <= buffer.gap[1] <= buffer.last:
+            raise ShapeError(f"buffer '{buffer.name}': the gap {buffer.gap} is not within its life")
         names.add(buffer.name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from emberfleet.core.arrays import Float32
 from emberfleet.core.errors import ConfigError
-from emberfleet.runtime.retraining import RetrainPlan, learn
+from emberfleet.runtime.retraining import NO_BUDGET, MemoryBudget, RetrainPlan, learn
 from emberfleet.train.plans import scope_named
 
 if TYPE_CHECKING:
@@ -36,7 +36,12 @@ class LocalResult:
 
 
 def train_update(
-    bundle: Bundle | TrainedModel, samples: Dataset, plan: RetrainPlan, seed: int, backend: Backend
+    bundle: Bundle | TrainedModel,
+    samples: Dataset,
+    plan: RetrainPlan,
+    seed: int,
+    backend: Backend,
+    budget: MemoryBudget = NO_BUDGET,
 ) -> LocalResult:
     """Retrain a published model on a device's samples; nothing is judged, nothing is installed.
 
@@ -46,9 +51,10 @@ def train_update(
         plan: Scope, epochs, rate: as the server sent them.
         seed: The device's own seed of this round; takes the place of the plan's.
         backend: Where it is computed.
+        budget: Most memory that the device gives to it.
 
     Raises:
-        ConfigError: samples that do not fit the model, or training that diverged.
+        ConfigError: samples that do not fit the model, a memory limit too low, or training that diverged.
     """
     from emberfleet.converters.bundle import model_of
     from emberfleet.train.trained import TrainedModel
@@ -59,7 +65,7 @@ def train_update(
             f"the samples have the classes {list(samples.classes)[:10]}, expected those of the model, "
             f"{list(model.classes)[:10]}"
         )
-    learnt = learn(model, samples, replace(plan, seed=seed), backend)
+    learnt = learn(model, samples, replace(plan, seed=seed), backend, budget)
     names = [name for name in scope_named(model.graph, plan.scope).tensors if name in model.tensors]
     return LocalResult(
         old={name: model.tensors[name] for name in names},

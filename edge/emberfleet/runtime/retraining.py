@@ -7,7 +7,7 @@ while it learns, so what was measured before and after is what the device runs i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from emberfleet.core.errors import ConfigError
 from emberfleet.core.graph import Conv2D, Graph, Reshape, Softmax
 from emberfleet.core.integer import quantize
 from emberfleet.engine.backend import Backend, TrainingSpec
+from emberfleet.engine.memory import TrainingMemory
 from emberfleet.engine.optimizers import Optimizer
 from emberfleet.train.data.augmentation import Augmentation
 from emberfleet.train.data.dataset import Dataset
@@ -112,7 +113,9 @@ class RetrainPlan:
             shift=self.shift, rotation_degrees=self.rotation_degrees, scale=self.scale, flip=self.flip
         )
 
-    def training_spec(self, trainable: tuple[str, ...], optimizer: Optimizer) -> TrainingSpec:
+    def training_spec(
+        self, trainable: tuple[str, ...], optimizer: Optimizer, memory_limit_bytes: int | None = None
+    ) -> TrainingSpec:
         """What the engine's trainer is told."""
         by_batch = self.scope == FULL if self.batch_statistics is None else self.batch_statistics
         return TrainingSpec(
@@ -123,7 +126,28 @@ class RetrainPlan:
             batch_statistics=by_batch,
             label_smoothing=self.label_smoothing,
             seed=self.seed,
+            memory_limit_bytes=memory_limit_bytes,
         )
+
+
+def _silent(memory: TrainingMemory) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBudget:
+    """How much memory this device gives a retraining; the server's plan has no say in it.
+
+    Attributes:
+        limit_bytes: Most for values (`TrainingSpec.memory_limit_bytes`); None: no limit.
+        report: Is told, before the first step, what is taken and what is computed twice.
+    """
+
+    limit_bytes: int | None = None
+    report: Callable[[TrainingMemory], None] = _silent
+
+
+NO_BUDGET = MemoryBudget()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +159,18 @@ class Learnt:
     last_loss: float
 
 
-def learn(model: TrainedModel, samples: Dataset, plan: RetrainPlan, backend: Backend) -> Learnt:
+def learn(
+    model: TrainedModel,
+    samples: Dataset,
+    plan: RetrainPlan,
+    backend: Backend,
+    budget: MemoryBudget = NO_BUDGET,
+) -> Learnt:
     """Train the scope's tensors on the samples.
 
     Raises:
-        ConfigError: samples that do not fit the network, an unknown scope, or a loss that is no
-            longer finite.
+        ConfigError: samples that do not fit the network, an unknown scope, a memory limit too low, or
+            a loss that is no longer finite.
         DataError: no samples.
     """
     check_data(model.graph, samples)
@@ -148,7 +178,9 @@ def learn(model: TrainedModel, samples: Dataset, plan: RetrainPlan, backend: Bac
     batches = Batches(samples, model.preprocessing, plan.batch, plan.augmentation, plan.seed)
     steps = plan.epochs * batches.steps_per_epoch
     schedule = Schedule(plan.rate, steps, shape="cosine" if plan.schedule == "cosine" else "constant")
-    trainer = backend.trainer(model.graph, plan.training_spec(scope.parameters, OPTIMIZERS[plan.optimizer]))
+    spec = plan.training_spec(scope.parameters, OPTIMIZERS[plan.optimizer], budget.limit_bytes)
+    trainer = backend.trainer(model.graph, spec)
+    budget.report(trainer.memory)
     trainer.load(model.tensors)
     losses: list[float] = []
     for epoch in range(plan.epochs):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from emberfleet.core.integer import IntegerNetwork
     from emberfleet.core.signing import VerifyKey
     from emberfleet.engine.backend import Backend
-    from emberfleet.runtime.retraining import RetrainPlan
+    from emberfleet.runtime.retraining import MemoryBudget, RetrainPlan
     from emberfleet.train.data.dataset import Dataset
     from emberfleet.train.evaluation import Evaluation
     from emberfleet.train.trained import TrainedModel
@@ -164,7 +164,11 @@ class Runtime:
         return evaluate(self.logits(data.images), data.labels)
 
     def retrain(
-        self, samples: Dataset, plan: RetrainPlan | None = None, held_out: Dataset | None = None
+        self,
+        samples: Dataset,
+        plan: RetrainPlan | None = None,
+        held_out: Dataset | None = None,
+        budget: MemoryBudget | None = None,
     ) -> RetrainResult:
         """Learn from samples; the new weights are taken unless they do worse on held-out ones.
 
@@ -175,11 +179,14 @@ class Runtime:
             samples: Labelled images of the model's size.
             plan: What changes, and how; None: the head, with the defaults.
             held_out: Judges the result, in int8; None: ``plan.hold_out`` of the samples are kept apart.
+            budget: Most memory that training may take; None: no limit.
 
         Raises:
-            ConfigError: samples that do not fit, an unknown scope, too few samples, or divergence.
+            ConfigError: samples that do not fit, an unknown scope, too few samples, a memory limit that
+                is too low, or divergence.
         """
         from emberfleet.runtime.retraining import (
+            NO_BUDGET,
             RetrainPlan,
             among_classes,
             is_worse,
@@ -197,7 +204,7 @@ class Runtime:
         start = with_classes(self.model, samples.classes, plan.seed)
         engine = self._training_engine()
         before = measure_int8(start, held_out, engine)
-        model = with_tensors(start, learn(start, samples, plan, engine).tensors)
+        model = with_tensors(start, learn(start, samples, plan, engine, budget or NO_BUDGET).tensors)
         after = measure_int8(model, held_out, engine)
         accepted = not is_worse(after, before)
         if accepted:

@@ -23,6 +23,7 @@ from emberfleet.core.errors import ConfigError
 from emberfleet.core.graph import Graph
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.engine.backend import Backend, Trainer, TrainingSpec
+from emberfleet.engine.memory import TrainingMemory
 from emberfleet.engine.optimizers import AdamW, Optimizer
 from emberfleet.train.calibration import calibrate
 from emberfleet.train.checkpoints import TrainState, load_checkpoint, save_checkpoint
@@ -119,6 +120,9 @@ class Observer:
     def on_phase(self, name: str, epochs_done: int, epochs: int, steps_per_epoch: int) -> None:
         """A phase (``float`` or ``quantized``) begins or goes on."""
 
+    def on_memory(self, memory: TrainingMemory) -> None:
+        """A phase's trainer is made: what its values take, and what is computed twice to fit a limit."""
+
     def on_step(self, step: int, loss: float, rate: float) -> None:
         """A step of the phase was taken; `step` counts from 0."""
 
@@ -146,6 +150,7 @@ def fit(
     checkpoints: Path | None = None,
     resume: bool = False,
     clock: Callable[[], float] = time.perf_counter,
+    memory_limit_bytes: int | None = None,
 ) -> TrainResult:
     """Train a network.
 
@@ -161,10 +166,11 @@ def fit(
         checkpoints: Folder that takes a checkpoint after each epoch; None writes none.
         resume: Go on from the folder's checkpoint where there is one.
         clock: Seconds, for the history.
+        memory_limit_bytes: Most memory for values (`TrainingSpec.memory_limit_bytes`); changes no bit.
 
     Raises:
-        ConfigError: data that does not fit the network, a checkpoint of another run, or a loss that
-            is no longer finite.
+        ConfigError: data that does not fit the network, a checkpoint of another run, a memory limit
+            too low, or a loss that is no longer finite.
     """
     for part in (train, validation):
         if part is not None:
@@ -174,7 +180,17 @@ def fit(
     saved = load_checkpoint(checkpoints, identity) if resume and checkpoints is not None else None
     state = saved or TrainState(dict(tensors))
     batches = Batches(train, preprocessing, config.batch, config.augmentation, config.seed, config.balance)
-    run = _Run(graph, preprocessing, batches, validation, config, backend, tuple(observers), clock)
+    run = _Run(
+        graph,
+        preprocessing,
+        batches,
+        validation,
+        config,
+        backend,
+        tuple(observers),
+        clock,
+        memory_limit_bytes,
+    )
     phases = _phases(config)
     for index in range(state.phase, len(phases)):
         phase = phases[index]
@@ -183,6 +199,7 @@ def fit(
         trainer = run.trainer(phase, state)
         for observer in observers:
             observer.on_phase(phase.name, state.phase_epochs, phase.epochs, batches.steps_per_epoch)
+            observer.on_memory(trainer.memory)
         while state.phase_epochs < phase.epochs and not _out_of_patience(state, config):
             run.train_epoch(trainer, phase, state)
             if checkpoints is not None:
@@ -241,6 +258,7 @@ class _Run:
     backend: Backend
     observers: tuple[Observer, ...]
     clock: Callable[[], float]
+    memory_limit_bytes: int | None
 
     def trainer(self, phase: _Phase, state: TrainState) -> Trainer:
         """A trainer that stands where `state` does; ranges are observed where a quantized phase begins."""
@@ -254,6 +272,7 @@ class _Run:
             fake_quantize=phase.fake_quantize,
             label_smoothing=self.config.label_smoothing,
             seed=self.config.seed + state.phase,
+            memory_limit_bytes=self.memory_limit_bytes,
         )
         trainer = self.backend.trainer(self.graph, spec)
         trainer.load(state.tensors)

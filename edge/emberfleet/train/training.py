@@ -84,6 +84,7 @@ def train_model(
     checkpoints: Path | None = None,
     resume: bool = False,
     settings: Mapping[str, Any] | None = None,
+    memory_limit_bytes: int | None = None,
 ) -> TrainedModel:
     """Build a network, give it first weights from the seed, and train it.
 
@@ -98,6 +99,7 @@ def train_model(
         checkpoints: Folder of checkpoints, or None.
         resume: Go on from the folder's checkpoint where there is one.
         settings: What else the model's record shall state, as JSON values.
+        memory_limit_bytes: Most memory for values in training; None: no limit.
     """
     graph = build_model(model, choice)
     height, width, channels = graph.input.shape
@@ -113,6 +115,7 @@ def train_model(
         observers,
         checkpoints,
         resume,
+        memory_limit_bytes=memory_limit_bytes,
     )
     described = {
         "model": model,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from emberfleet.engine.numpy_backend import layout
 from emberfleet.engine.numpy_backend import steps as s
 from emberfleet.engine.numpy_backend.conv_step import ConvStep
 from emberfleet.engine.numpy_backend.ranges import Range, Rounding, open_all
+from emberfleet.engine.numpy_backend.recomputation import Segment, Timeline, choose
 from emberfleet.engine.numpy_backend.step import Run, Site, Step
 from emberfleet.engine.numpy_backend.workspace import Slot, Workspace
 
@@ -54,25 +55,40 @@ class Program:
     dlogits: Slot | None
     run: Run
     arena: ArenaPlan
+    twice: tuple[Segment, ...] = ()
+    """What runs forward a second time before it runs backward."""
 
     def forward(self) -> None:
         """Compute every value from the input's slot."""
         open_all(self.ranges)
-        for step in self.steps:
+        self._run_forward(self.steps)
+
+    def backward(self) -> None:
+        """Compute the gradients of the parameters from that of the logits."""
+        again = {segment.last: segment for segment in self.twice}
+        for index in reversed(range(len(self.steps))):
+            step = self.steps[index]
+            if step.site.doutput is None:
+                continue
+            if index in again:
+                self._repeat(again[index])
+            rounding = self.roundings.get(step.node.name)
+            if rounding:
+                rounding.backward()
+            step.backward()
+
+    def _run_forward(self, steps: Sequence[Step[Any]]) -> None:
+        for step in steps:
             step.forward()
             rounding = self.roundings.get(step.node.name)
             if rounding:
                 rounding.forward(self.run.learn_state)
 
-    def backward(self) -> None:
-        """Compute the gradients of the parameters from that of the logits."""
-        for step in reversed(self.steps):
-            if step.site.doutput is None:
-                continue
-            rounding = self.roundings.get(step.node.name)
-            if rounding:
-                rounding.backward()
-            step.backward()
+    def _repeat(self, segment: Segment) -> None:
+        """Compute a segment's values once more; statistics and ranges have moved in the first pass."""
+        learn_state, self.run.learn_state = self.run.learn_state, False
+        self._run_forward(self.steps[segment.first : segment.last + 1])
+        self.run.learn_state = learn_state
 
 
 def compile_graph(
@@ -82,6 +98,7 @@ def compile_graph(
     run: Run,
     tensors: Mapping[str, Real],
     gradients: Mapping[str, Real] | None = None,
+    memory_limit_bytes: int | None = None,
 ) -> Program:
     """Plan all steps of a graph for one batch size.
 
@@ -92,6 +109,10 @@ def compile_graph(
         run: Shared by all steps; training or not is fixed here, the counters change.
         tensors: Parameters, running statistics and, with fake quantization, ranges.
         gradients: Where the gradients of the learning parameters go; None: no backward pass.
+        memory_limit_bytes: Most that the arena may take; to fit, modules are computed twice.
+
+    Raises:
+        ConfigError: the limit cannot be kept.
     """
     workspace = Workspace(dtype)
     learned = gradients or {}
@@ -127,10 +148,16 @@ def compile_graph(
             held = ranges[points[node.name]]
             roundings[node.name] = Rounding(site.output, site.doutput, held, workspace, times)
     _keep_ends(graph, slots, places.slots.get(graph.logits), len(graph.nodes))
-    arena = workspace.allocate()
+    twice: tuple[Segment, ...] = ()
+    planned: ArenaPlan | None = None
+    if memory_limit_bytes is not None:
+        timeline = Timeline(workspace.buffers, len(graph.nodes), last)
+        twice = choose(graph, made, timeline, batch, memory_limit_bytes)
+        planned = timeline.plan(twice) if twice else None
+    arena = workspace.allocate(planned)
     for step in made:
         step.bind()
-    return Program(made, roundings, ranges, slots, places.slots.get(graph.logits), run, arena)
+    return Program(made, roundings, ranges, slots, places.slots.get(graph.logits), run, arena, twice)
 
 
 def _keep_ends(graph: Graph, slots: Mapping[str, Slot], dlogits: Slot | None, loss_time: int) -> None:

@@ -21,12 +21,14 @@ from emberfleet.engine.batches import (
     check_ranges,
     learning_names,
 )
-from emberfleet.engine.memory import ArenaPlan
+from emberfleet.engine.memory import ArenaPlan, TrainingMemory
 from emberfleet.engine.numpy_backend.loss import softmax_cross_entropy
 from emberfleet.engine.numpy_backend.program import compile_graph
+from emberfleet.engine.numpy_backend.recomputation import segment_work
 from emberfleet.engine.numpy_backend.step import Run
 from emberfleet.engine.numpy_backend.threads import Threads
 from emberfleet.engine.optimizers import decays
+from emberfleet.engine.work import forward_work
 
 UPDATE_BLOCK = 1 << 14
 """Parameters updated at a time, so that the optimizer's temporaries stay in the first cache."""
@@ -63,8 +65,22 @@ class NumpyTrainer:
             batch_statistics=spec.batch_statistics, fake_quantize=spec.fake_quantize, seed=spec.seed
         )
         self._program = compile_graph(
-            graph, spec.batch, self._dtype, self._run, self._tensors, self._gradients
+            graph,
+            spec.batch,
+            self._dtype,
+            self._run,
+            self._tensors,
+            self._gradients,
+            spec.memory_limit_bytes,
         )
+
+    @property
+    def memory(self) -> TrainingMemory:
+        """See `engine.backend.Trainer.memory`."""
+        steps, twice = self._program.steps, self._program.twice
+        names = tuple(step.node.name for part in twice for step in steps[part.first : part.last + 1])
+        extra = sum(segment_work(self.graph, steps, part) for part in twice)
+        return TrainingMemory(self.arena, self.spec.memory_limit_bytes, names, extra / self._work())
 
     @property
     def arena(self) -> ArenaPlan:
@@ -143,6 +159,13 @@ class NumpyTrainer:
         loss = softmax_cross_entropy(logits, targets, self.spec.label_smoothing, dlogits)
         program.backward()
         return loss
+
+    def _work(self) -> int:
+        """About how long a step takes for one image, as `engine.work` counts: backward is twice forward."""
+        total = 0
+        for step in self._program.steps:
+            total += forward_work(self.graph, step.node) * (1 if step.site.doutput is None else 3)
+        return total
 
     def _update(self, rate: float) -> None:
         edges = (0, self._decayed, len(self._flat))

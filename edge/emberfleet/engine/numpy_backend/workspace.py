@@ -103,10 +103,12 @@ class Workspace:
         """A new buffer that holds one tensor of this shape, batch first."""
         return Slot(self.buffer(name, shape), shape, shape[-1])
 
-    def allocate(self) -> ArenaPlan:
-        """Plan the arena and bind every buffer that is used."""
+    def allocate(self, planned: ArenaPlan | None = None) -> ArenaPlan:
+        """Plan the arena, or take the plan given, and bind every buffer that is used."""
         used = [buffer for buffer in self.buffers if buffer.times]
-        plan = plan_arena(BufferRequest(b.name, b.size_bytes, min(b.times), max(b.times)) for b in used)
+        plan = planned or plan_arena(
+            BufferRequest(b.name, b.size_bytes, min(b.times), max(b.times)) for b in used
+        )
         raw = np.zeros(plan.size_bytes + ALIGNMENT, np.uint8)
         base = -raw.ctypes.data % ALIGNMENT
         for buffer in used:

@@ -15,9 +15,7 @@ from emberfleet.core.graph import Concat, Conv2D
 from emberfleet.engine.opencl.forward import Forward
 from emberfleet.engine.opencl.layout import View
 from emberfleet.engine.opencl.network import Unit, Values
-
-PASS_WORK = 32
-"""Multiply-adds that take as long as reading and writing one value in a pass without a convolution."""
+from emberfleet.engine.work import forward_work, pass_work
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +111,11 @@ class Recall:
 def step_work(step: Step, values: Values) -> int:
     """About how long a step takes for one image, in multiply-adds."""
     node = step.unit.node
-    if isinstance(node, Concat) and values.in_place(step.unit) and not step.rounding:
+    if step.rounding:
+        return pass_work(values.graph, node)
+    if isinstance(node, Concat) and values.in_place(step.unit):
         return 0
-    if isinstance(node, Conv2D) and not step.rounding:
-        return convolution_work(node, values)
-    return PASS_WORK * _count(values.shape(step.unit.output))
-
-
-def convolution_work(node: Conv2D, values: Values) -> int:
-    """Multiply-adds of a convolution for one image."""
-    height, width, channels = values.graph.shapes[node.name]
-    taps = node.kernel[0] * node.kernel[1]
-    return height * width * channels * taps * values.shape(node.inputs[0])[2]
+    return forward_work(values.graph, node)
 
 
 def training_work(units: Iterable[Unit], values: Values, learning: Set[str], wanted: Set[str]) -> int:
@@ -132,15 +123,8 @@ def training_work(units: Iterable[Unit], values: Values, learning: Set[str], wan
     total = 0
     for unit in units:
         node = unit.node
-        passes = 2 if unit.output in wanted else 1
+        backward = int(unit.output in wanted)
         if isinstance(node, Conv2D):
             backward = (f"{node.name}/weight" in learning) + (unit.inputs[0] in wanted)
-            total += convolution_work(node, values) * (1 + backward)
-        elif not (isinstance(node, Concat) and values.in_place(unit)):
-            total += PASS_WORK * _count(values.shape(unit.output)) * passes
+        total += step_work(Step(unit, rounding=False, label=""), values) * (1 + backward)
     return total
-
-
-def _count(shape: tuple[int, int, int]) -> int:
-    height, width, channels = shape
-    return height * width * channels

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 
-from emberfleet.core.errors import ConfigError
-from emberfleet.engine.memory import ArenaPlan, align
+from emberfleet.engine.memory import ArenaPlan, align, limit_error
 from emberfleet.engine.opencl.recall import Tensor, step_work
 from emberfleet.engine.opencl.training_step import TrainingStep
 
@@ -39,11 +38,7 @@ def fit(record: Callable[[frozenset[str]], TrainingStep], limit_bytes: int | Non
     while plan.size_bytes > limit_bytes:
         found = _shrink(record, step, plan, dropped, passing)
         if found is None:
-            raise ConfigError(
-                f"training needs {smallest:,} bytes for values at a batch of {step.program.batch}, even with "
-                f"everything computed twice that helps; the memory limit is {limit_bytes:,} bytes: choose a "
-                "smaller batch or a higher limit"
-            )
+            raise limit_error(smallest, step.program.batch, limit_bytes)
         dropped, step, plan = found
         smallest = min(smallest, plan.size_bytes)
     for label in sorted(dropped, key=lambda name: -_cost(step, frozenset((name,)) | passing)):

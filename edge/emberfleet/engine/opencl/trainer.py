@@ -61,14 +61,19 @@ class OpenCLTrainer:
         self._extremes = step.remembered.extremes
         self._compile(step)
         assert self.program.arena is not None
-        self.memory = TrainingMemory(
+        self._memory = TrainingMemory(
             self.program.arena, spec.memory_limit_bytes, step.recomputed, step.extra_work
         )
 
     @property
+    def memory(self) -> TrainingMemory:
+        """See `engine.backend.Trainer.memory`."""
+        return self._memory
+
+    @property
     def arena(self) -> ArenaPlan:
         """The memory plan of values, gradients and scratch."""
-        return self.memory.arena
+        return self._memory.arena
 
     def load(self, tensors: Tensors) -> None:
         """See `engine.backend.Trainer.load`; ranges that this trainer does not use are kept for `tensors`."""
