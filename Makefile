@@ -53,7 +53,7 @@ demo: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py
 
-# Our engine beside torch, TensorFlow, ONNX Runtime, OpenVINO and LiteRT: about 4 GB are installed the first time.
+# Our engine beside torch, TensorFlow, ONNX Runtime, OpenVINO and LiteRT: 3 GB are installed the first time.
 bench-peers: $(STAMP) $(PEERS)/main/.made-from-requirements $(PEERS)/tf/.made-from-requirements
 	$(BIN)/python benchmarks/run.py --only startup --only memory --only engine --peers $(PEERS)
 

@@ -37,7 +37,7 @@ SUBJECTS: Mapping[str, Callable[[Setting], dict[str, Any]]] = {
     "rounds": rounds.measure,
 }
 HERE = Path(__file__).resolve().parent
-WIDTH = 120
+WIDTH = 140
 """Of tables that go into a file or a pipe."""
 README, CHART = HERE / "README.md", HERE / "engine.svg"
 

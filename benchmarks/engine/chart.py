@@ -12,6 +12,8 @@ from emberfleet.train.report.svg import ticks
 LABELS, PANEL, GAP, RIGHT = 236.0, 250.0, 46.0, 26.0
 TOP, ROW, HEADING, BOTTOM = 88.0, 19.0, 32.0, 64.0
 BAR = 12.0
+LONGEST = 5.0
+"""Ratios above are cut, and marked: one peer that fails at something would flatten all the rest."""
 VALUE_ROOM = 46.0
 """Beside the longest bar, for its figure."""
 STYLE = """
@@ -35,7 +37,7 @@ def draw(rows: Sequence[Row]) -> str:
     panels = sorted({row["threads"] for row in kept})
     groups = {work: _lines(kept, work) for work in WORKS}
     groups = {work: lines for work, lines in groups.items() if lines}
-    top_ratio = max([1.0, *(row["ratio"] for row in kept)])
+    top_ratio = max([1.0, *(min(row["ratio"], LONGEST) for row in kept)])
     marks = [tick for tick in ticks(0.0, top_ratio, 5) if tick <= top_ratio]
     scale = (PANEL - VALUE_ROOM) / top_ratio
     lefts = {threads: LABELS + index * (PANEL + GAP) for index, threads in enumerate(panels)}
@@ -92,13 +94,14 @@ def _bar(row: Row, left: float, y: float, scale: float) -> list[Html]:
     kind = "ahead" if ratio >= 1 else "behind"
     other = row["precision"] != WORKS[row["work"]].precision
     words = f"{row['work']}, {row['peer']}: {row['peer_ms']:.4g} ms, ours {row['ours_ms']:.4g} ms"
-    long = ratio * scale
+    long = min(ratio, LONGEST) * scale
+    figure = f"{ratio:.2f}" if ratio <= LONGEST else f"\u25b8 {ratio:.3g}"
     return [
         element(
             "rect", element("title", text(words)), x=f"{left:.1f}", y=f"{y:.1f}", width=f"{long:.1f}",
             height=BAR, rx=2, class_=f"{kind} half" if other else kind,
         ),
-        _label(f"{ratio:.2f}", left + long + 6, y + 10, "value"),
+        _label(figure, left + long + 6, y + 10, "value"),
     ]  # fmt: skip
 
 

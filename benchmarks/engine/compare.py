@@ -58,6 +58,8 @@ def _measure_pair(name: str, threads: int, folder: Path, setting: Setting) -> Fo
     backends = (OPENCL, NUMPY) if name == NUMPY_WORK else (OPENCL,)
     peers, skipped = _peers_here(work, folder, setting.peers)
     seconds = setting.seconds * (TRAINING_SAMPLE if work.kind == TRAIN else 1.0)
+    with _start(name, OURS, sys.executable, _job(work, folder, OPENCL, threads)) as first:
+        first.wait_ready()  # it compiles the kernels, which takes memory of its own: later ones find them
     with ExitStack() as stack:
         processes = [
             stack.enter_context(_start(name, OURS, sys.executable, _job(work, folder, backend, threads)))

@@ -100,7 +100,7 @@ def _compared(rows: Sequence[Row], kind: str, precision: str) -> list[str]:
     speed = [
         (
             _name(work, backend), str(threads), _spread(next(iter(found.values()))),
-            *(f"{found[peer]['peer_ms']:.3g} ({found[peer]['ratio']:.2f})" if peer in found else ""
+            *(f"{_figure(found[peer]['peer_ms'])} ({found[peer]['ratio']:.2f})" if peer in found else ""
               for peer in peers),
         )
         for (work, threads, backend), found in lines.items()
@@ -125,7 +125,13 @@ def _name(work: str, backend: str) -> str:
 
 
 def _spread(row: Row) -> str:
-    return f"{row['ours_ms']:.3g} ({row['ours_low_ms']:.3g}-{row['ours_high_ms']:.3g})"
+    middle, low, high = (_figure(row[key]) for key in ("ours_ms", "ours_low_ms", "ours_high_ms"))
+    return f"{middle} ({low}-{high})"
+
+
+def _figure(value: float) -> str:
+    """Three digits, and no power of ten."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def _skipped(entries: Sequence[Row]) -> list[str]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from benchmarks.engine.chart import draw
+from benchmarks.engine.chart import LONGEST, draw
 from tests.benchmarks.engine.side_by_side import value
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -28,6 +28,21 @@ def test_a_bar_is_as_long_as_its_ratio() -> None:
         for peer, ms in (("LiteRT", 20), ("torch channels_last", 40))
     )
     assert abs(two - 2 * one) < 0.2
+
+
+def test_a_ratio_beyond_the_picture_is_cut_and_marked() -> None:
+    rows = value()["rows"]
+    rows[0] |= {"ratio": 150.5, "peer_ms": 3010.0}
+    rows[1] |= {"ratio": LONGEST}
+    picture = ElementTree.fromstring(draw(rows))
+    assert "\u25b8 150" in {str(text.text) for text in picture.iter(f"{SVG}text")}
+    widths = {
+        str(title.text): rect.attrib["width"]
+        for rect in picture.iter(f"{SVG}rect")
+        if (title := rect.find(f"{SVG}title")) is not None
+    }
+    longest = max(map(float, widths.values()))
+    assert float(widths["train small, torch channels_last: 3010 ms, ours 20 ms"]) == longest
 
 
 def test_there_is_a_bar_for_every_row() -> None:

@@ -14,6 +14,12 @@ def test_a_line_holds_our_time_and_every_peers_time_and_ratio() -> None:
     assert "| infer sq224 int8 | 100 | 400 | 400 | 400 |" in lines
 
 
+def test_a_time_above_a_second_is_written_without_a_power_of_ten() -> None:
+    found = value()
+    found["rows"][0] |= {"peer_ms": 1234.5, "ratio": 61.7}
+    assert "| 1234 (61.70) |" in render(found)
+
+
 def test_memory_and_startup_have_their_tables_and_what_was_skipped_is_left_out() -> None:
     text = render(value())
     assert "| ours, auto (litert) | sq32 | 41.2 |" in text
