@@ -1,8 +1,10 @@
+from collections.abc import Iterator
+
 import pytest
 
 from emberfleet.core.errors import DeviceError
 from emberfleet.engine.opencl.backend import OpenCLBackend
-from emberfleet.engine.opencl.device import OpenCLDevice, open_device
+from emberfleet.engine.opencl.device import FAMILIES, OpenCLDevice, open_device
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +16,9 @@ def device() -> OpenCLDevice:
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="session")
-def backend(device: OpenCLDevice) -> OpenCLBackend:
-    """The OpenCL backend on that device."""
-    return OpenCLBackend(device=device)
+@pytest.fixture(scope="session", params=FAMILIES)
+def backend(request: pytest.FixtureRequest, device: OpenCLDevice) -> Iterator[OpenCLBackend]:
+    """The OpenCL backend on that device, in each family."""
+    backend = OpenCLBackend(device=device.in_family(request.param))
+    yield backend
+    assert backend.device.family == request.param, "a test made it fall back to the other family"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from emberfleet.core.arrays import Tensors
-from emberfleet.core.errors import BuildError, DeviceError, in_one_line
+from emberfleet.core.errors import BuildError, in_one_line
 from emberfleet.core.graph import Graph
 from emberfleet.engine.backend import TrainingSpec
 from emberfleet.engine.opencl.device import OpenCLDevice, open_device
@@ -52,18 +52,9 @@ class OpenCLBackend:
         return self._made(lambda device: OpenCLPredictor(device, graph, tensors, batch, fake_quantize))
 
     def integer_predictor(self, network: IntegerNetwork, batch: int) -> OpenCLIntegerPredictor:
-        """See `engine.backend.Backend.integer_predictor`.
-
-        Raises:
-            DeviceError: the device has no 64-bit integers.
-        """
+        """See `engine.backend.Backend.integer_predictor`."""
         from emberfleet.engine.opencl.integer import OpenCLIntegerPredictor
 
-        if not self.device.limits.int64:
-            raise DeviceError(
-                f"'{self.device.name}' has no 64-bit integers, which int8 networks are scaled with; "
-                "choose the numpy backend"
-            )
         return self._made(lambda device: OpenCLIntegerPredictor(device, network, batch))
 
     def _made(self, make: Callable[[OpenCLDevice], Made]) -> Made:

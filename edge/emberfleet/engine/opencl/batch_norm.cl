@@ -7,7 +7,7 @@
 //
 // What act let through is computed again from x, so backward does not read y.
 //
-// Versions (cpu, one work-item per group; group: block of B vectors of channels, part of the rows):
+// Versions (group: B vectors of channels for each lane beside another, part of the rows):
 //   batch_norm_statistics_f32, batch_norm_forward_f32      partial sums, then normalise
 //   batch_norm_reduce_f32, batch_norm_backward_f32         partial sums, then dx
 //
@@ -22,11 +22,18 @@
 #define REPEAT 32
 #define EACH for (int b = 0; b < B; b++)
 
+// Lanes side by side have vectors of channels, c0 the first; those behind one another take turns at the pixels.
+#define LANES_OF_CHANNELS                                                                 \
+    const int span = SPAN_OF(pv.y / (B * V)), turn = LANE / span, turns = LANES / span;   \
+    const int c0 = (GROUP(0) * span + LANE % span) * (B * V);
+
 // size: H, W, rows (n and h together) per part, rows in all.
 #define FOR_EACH_ROW                                                                  \
     const int first = GROUP(1) * size.z, end = MIN_OF(first + size.z, size.w); \
     for (int row = first; row < end; row++)
-#define ROW_OF(pointer, view) (pointer + view.x + (row / size.x) * view.y + (row % size.x) * view.z + c0)
+#define ROW_OF(pointer, view)                                                     \
+    (pointer + view.x + (row / size.x) * view.y + (row % size.x) * view.z \
+     + turn * view.w + c0)
 
 static inline vec inverse_root(vec variance, float epsilon)
 {
@@ -40,20 +47,24 @@ static inline vec inverse_root(vec variance, float epsilon)
 KERNEL(batch_norm_statistics_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT partial, const int4 xv, const int4 size,
                                       const int4 pv)
 {
-    const int c0 = GROUP(0) * (B * V);
+    SHARED_LANES
+    LANES_OF_CHANNELS
     vec shift[B], sum[B], square[B];
     #pragma unroll
     EACH { shift[b] = LOAD(x + xv.x + c0 + b * V); sum[b] = (vec)(0.0f); square[b] = (vec)(0.0f); }
     FOR_EACH_ROW {
         GLOBAL_IN a = ROW_OF(x, xv);
-        for (int w = 0; w < size.y; w++, a += xv.w) {
+        for (int w = turn; w < size.y; w += turns, a += turns * xv.w) {
             #pragma unroll
             EACH { const vec d = LOAD(a + b * V) - shift[b]; sum[b] += d; square[b] += d * d; }
         }
     }
     GLOBAL_OUT out = partial + pv.x + GROUP(1) * 2 * pv.y + c0;
     #pragma unroll
-    EACH { STORE(out + b * V) = sum[b]; STORE(out + pv.y + b * V) = square[b]; }
+    EACH {
+        const vec total = lane_sum(sum[b], span), squares = lane_sum(square[b], span);
+        if (turn == 0) { STORE(out + b * V) = total; STORE(out + pv.y + b * V) = squares; }
+    }
 }
 
 // saved[4][C]: mean, r, factor, offset of y = x * factor + offset, written here. With the batch's
@@ -68,7 +79,9 @@ KERNEL(batch_norm_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN parti
                                    const int4 yv, const int4 size, const int4 pv, const int4 av,
                                    const float4 moments, const int4 range)
 {
-    const int c0 = GROUP(0) * (B * V), flags = range.z;
+    SHARED_LANES
+    LANES_OF_CHANNELS
+    const int flags = range.z;
     const float4 q = *(__global const float4 *)(qp + 4 * range.y);
     vec factor[B], offset[B], low[B], high[B];
     for (int b = 0; b < B; b++) {
@@ -91,7 +104,7 @@ KERNEL(batch_norm_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN parti
             variance = square * moments.z - sum * sum;
             variance = MAX_OF(variance, (vec)(0.0f));
             mean = sum + LOAD(x + xv.x + c);
-            if (GROUP(1) == 0) {
+            if (GROUP(1) == 0 && turn == 0) {
                 const float keep = moments.y;
                 STORE(running + av.z + c) = LOAD(running + av.z + c) * keep + mean * (1.0f - keep);
                 STORE(running + av.w + c) =
@@ -104,7 +117,7 @@ KERNEL(batch_norm_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN parti
         const vec r = inverse_root(variance, moments.x);
         factor[b] = r * LOAD(params + av.x + c);
         offset[b] = LOAD(params + av.y + c) - mean * factor[b];
-        if (GROUP(1) == 0) {
+        if (GROUP(1) == 0 && turn == 0) {
             STORE(saved + pv.w + c) = mean;
             STORE(saved + pv.w + pv.y + c) = r;
             STORE(saved + pv.w + 2 * pv.y + c) = factor[b];
@@ -114,7 +127,7 @@ KERNEL(batch_norm_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN parti
     FOR_EACH_ROW {
         GLOBAL_IN a = ROW_OF(x, xv);
         GLOBAL_OUT out = ROW_OF(y, yv);
-        for (int w = 0; w < size.y; w++, a += xv.w, out += yv.w) {
+        for (int w = turn; w < size.y; w += turns, a += turns * xv.w, out += turns * yv.w) {
             #pragma unroll
             EACH {
                 vec value = LOAD(a + b * V) * factor[b] + offset[b];
@@ -131,7 +144,10 @@ KERNEL(batch_norm_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN parti
     if ((flags & (QUANTIZE | REPEAT)) == QUANTIZE) {
         GLOBAL_OUT extremes = saved + range.x + GROUP(1) * 2 * pv.y + c0;
         #pragma unroll
-        EACH { STORE(extremes + b * V) = low[b]; STORE(extremes + pv.y + b * V) = high[b]; }
+        EACH {
+            const vec lowest = -lane_max(-low[b], span), highest = lane_max(high[b], span);
+            if (turn == 0) { STORE(extremes + b * V) = lowest; STORE(extremes + pv.y + b * V) = highest; }
+        }
     }
 }
 
@@ -151,7 +167,8 @@ KERNEL(batch_norm_reduce_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_IN saved,
                                   const int flags)
 {
     const float4 q = *(__global const float4 *)(qp + 4 * place);
-    const int c0 = GROUP(0) * (B * V);
+    SHARED_LANES
+    LANES_OF_CHANNELS
     vec mean[B], factor[B], offset[B], sum[B], product[B];
     #pragma unroll
     EACH {
@@ -165,7 +182,7 @@ KERNEL(batch_norm_reduce_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_IN saved,
     FOR_EACH_ROW {
         GLOBAL_IN a = ROW_OF(x, xv);
         GLOBAL_IN d = ROW_OF(dy, dv);
-        for (int w = 0; w < size.y; w++, a += xv.w, d += dv.w) {
+        for (int w = turn; w < size.y; w += turns, a += turns * xv.w, d += turns * dv.w) {
             #pragma unroll
             EACH {
                 const vec value = LOAD(a + b * V);
@@ -178,8 +195,10 @@ KERNEL(batch_norm_reduce_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_IN saved,
     GLOBAL_OUT out = partial + pv.x + GROUP(1) * 2 * pv.y + c0;
     #pragma unroll
     EACH {
-        STORE(out + b * V) = sum[b];
-        STORE(out + pv.y + b * V) = product[b] * LOAD(saved + pv.w + pv.y + c0 + b * V);
+        const vec total = lane_sum(sum[b], span), products = lane_sum(product[b], span);
+        if (turn > 0) continue;
+        STORE(out + b * V) = total;
+        STORE(out + pv.y + b * V) = products * LOAD(saved + pv.w + pv.y + c0 + b * V);
     }
 }
 
@@ -188,7 +207,8 @@ KERNEL(batch_norm_backward_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT dx,
                                     GLOBAL_IN qp, GLOBAL_OUT gradients, const int4 xv, const int4 dv, const int4 ov,
                                     const int4 size, const int4 pv, const int4 gv, const float4 moments)
 {
-    const int c0 = GROUP(0) * (B * V), flags = gv.z;
+    LANES_OF_CHANNELS
+    const int flags = gv.z;
     const float4 q = *(__global const float4 *)(qp + 4 * gv.w);
     vec factor[B], offset[B], slope[B], level[B];
     for (int b = 0; b < B; b++) {
@@ -198,7 +218,7 @@ KERNEL(batch_norm_backward_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT dx,
             sum += LOAD(partial + pv.x + part * 2 * pv.y + c);
             product += LOAD(partial + pv.x + (part * 2 + 1) * pv.y + c);
         }
-        if (GROUP(1) == 0) {
+        if (GROUP(1) == 0 && turn == 0) {
             if (gv.x >= 0) STORE(gradients + gv.x + c) = product;
             if (gv.y >= 0) STORE(gradients + gv.y + c) = sum;
         }
@@ -217,7 +237,7 @@ KERNEL(batch_norm_backward_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT dx,
         GLOBAL_IN a = ROW_OF(x, xv);
         GLOBAL_IN d = ROW_OF(dy, dv);
         GLOBAL_OUT out = ROW_OF(dx, ov);
-        for (int w = 0; w < size.y; w++, a += xv.w, d += dv.w, out += ov.w) {
+        for (int w = turn; w < size.y; w += turns, a += turns * xv.w, d += turns * dv.w, out += turns * ov.w) {
             #pragma unroll
             EACH {
                 const vec value = LOAD(a + b * V);

@@ -48,8 +48,8 @@ class Saved:
 
 def forward(program: Program, x: View, y: View, norm: Norm) -> Saved:
     """Record statistics and normalisation; `y` may be `x`'s own storage only when backward is not wanted."""
-    block, panels, channels = _block(x, program.vector)
-    size, parts = program.parts(x)
+    block, panels, channels = _block(x, program)
+    size, parts = program.parts(x, summed=True)
     partial = program.scratch("batch_norm/partial", parts * 2 * channels)
     saved = program.scratch("batch_norm/saved", 4 * channels)
     extremes = None
@@ -77,8 +77,8 @@ def forward(program: Program, x: View, y: View, norm: Norm) -> Saved:
 
 def repeat(program: Program, x: View, y: View, norm: Norm, saved: Saved) -> None:
     """Record `y` once more from the same `x`: the same bits; statistics and extremes stay."""
-    block, panels, channels = _block(x, program.vector)
-    size, parts = program.parts(x)
+    block, panels, channels = _block(x, program)
+    size, parts = program.parts(x, summed=True)
     program.emit(
         "batch_norm",
         "batch_norm_forward_f32",
@@ -113,8 +113,8 @@ def backward(
         targets: Offsets of dgamma and dbeta in the buffer `gradients`, -1 where not wanted.
         accumulate: Add to what is in `dx`.
     """
-    block, panels, channels = _block(x, program.vector)
-    size, parts = program.parts(x)
+    block, panels, channels = _block(x, program)
+    size, parts = program.parts(x, summed=True)
     partial = program.scratch("batch_norm/sums", parts * 2 * channels)
     pv = (partial, channels, parts, saved.statistics)
     flags, place = _flags(norm), norm.rounding or 0
@@ -142,8 +142,11 @@ def _flags(norm: Norm) -> int:
     )
 
 
-def _block(x: View, vector: int) -> tuple[Block, int, int]:
-    """Four vectors to a group where the channels allow it: loads of whole cache lines in a row."""
-    vectors = x.padded_channels // vector
-    b = 4 if vectors % 4 == 0 else 1
-    return Block(b, vector), vectors // b, x.padded_channels
+def _block(x: View, program: Program) -> tuple[Block, int, int]:
+    """A lane's vectors, how many groups share the channels, the channels.
+
+    Four vectors where there is one lane and the channels allow it: loads of whole cache lines in a row.
+    """
+    vectors = x.padded_channels // program.vector
+    b = 4 if vectors % 4 == 0 and program.device.lanes == 1 else 1
+    return Block(b, program.vector), vectors // b // program.device.span(vectors // b), x.padded_channels

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from emberfleet.core.errors import ShapeError
+from emberfleet.engine.opencl.device import MOST_PARTS, OpenCLDevice
 from emberfleet.engine.opencl.layout import Place, View, round_up
 from emberfleet.engine.opencl.program import ARENA, FLOAT_BYTES, Program
 from emberfleet.engine.opencl.tiles import (
@@ -162,8 +163,9 @@ def forward(
     )
     device = program.device
     tile = device.tuned.get(shape) or forward_candidates(shape, device.limits.vector_registers)[0]
-    panels = y.padded_channels // (tile.nv * tile.v)
-    block = rows_per_group(walk, tile, panels, program.device.limits.compute_units)
+    vectors = y.padded_channels // (tile.nv * tile.v)
+    panels = vectors // program.device.span(vectors)
+    block = _rows_per_group(program.device, walk, tile, panels, vectors)
     flags = (
         (ACCUMULATE if done.accumulate else 0)
         | (RELU if done.relu else 0)
@@ -212,7 +214,7 @@ def backward_weight(program: Program, x: View, dy: View, window: Window, target:
     program.emit(
         "conv2d",
         "conv2d_backward_weight_f32",
-        (dy.padded_channels // (cut.tile.nv * cut.tile.v), cut.parts),
+        cut.groups,
         ARENA,
         ARENA,
         "gradients",
@@ -233,6 +235,7 @@ class WeightCut:
 
     shape: WeightShape
     tile: WeightTile
+    groups: tuple[int, ...]
     parts: int
     rows_per_part: int
     rows_per_block: int
@@ -244,19 +247,38 @@ def _cut_weight(program: Program, walk: Walk, taps: Taps, dy: View) -> WeightCut
     places = (taps.down, taps.across)
     shape = WeightShape(places, taps.channels, dy.padded_channels, rows, walk.columns, program.vector)
     tile = device.tuned.get(shape) or weight_candidates(shape, device.limits.vector_registers)[0]
+    if device.lanes > 1:
+        return _cut_for_lanes(device, shape, tile)
     panels = dy.padded_channels // (tile.nv * tile.v)
     parts = min(rows, max(1, -(-4 * device.limits.compute_units // panels)))
     each = -(-rows // parts)
     lines = tile.ky * min(tile.kc, -(-taps.channels // LINE_FLOATS)) + tile.nv
     block = max(1, BLOCK_BYTES // (walk.columns * lines * FLOAT_BYTES * LINE_FLOATS))
-    return WeightCut(shape, tile, -(-rows // each), each, block)
+    parts = -(-rows // each)
+    return WeightCut(shape, tile, (panels, parts), parts, each, block)
 
 
-def rows_per_group(walk: Walk, tile: ForwardTile, panels: int, cores: int) -> int:
-    """Output rows of one group: few groups, but four for each core."""
-    blocks = max(1, -(-4 * cores // (panels * walk.images)))
+def _cut_for_lanes(device: OpenCLDevice, shape: WeightShape, tile: WeightTile) -> WeightCut:
+    """Window places and channels are shared by as many groups as they fill, rows by the others needed."""
+    vectors = shape.outputs // (tile.nv * tile.v)
+    span = device.span(vectors)
+    panels, turns = vectors // span, device.lanes // span
+    places = shape.taps[0] // tile.ky * shape.taps[1] * (shape.channels // tile.kc)
+    shares = min(-(-places // turns), device.busy_groups)
+    wanted = min(-(-device.busy_groups // (panels * shares)), MOST_PARTS, shape.rows)
+    each = -(-shape.rows // wanted)
+    parts = -(-shape.rows // each)
+    return WeightCut(shape, tile, (panels, parts, shares), parts, each, each)
+
+
+def _rows_per_group(device: OpenCLDevice, walk: Walk, tile: ForwardTile, panels: int, vectors: int) -> int:
+    """Output rows of one group: few groups, but enough for all cores; a tile for each lane."""
+    wanted = 4 * device.limits.compute_units if device.family == "cpu" else device.busy_groups
+    blocks = max(1, -(-wanted // (panels * walk.images)))
     each = -(-walk.rows // min(blocks, walk.rows))
-    return round_up(each, tile.mry)
+    turns = device.lanes // device.span(vectors)
+    filled = -(-turns // -(-walk.columns // tile.mrx)) * tile.mry
+    return round_up(max(each, filled) if turns > 1 else each, tile.mry)
 
 
 def walk_pixels(x: View, y: View, window: Window, program: Program, longest: int = FORWARD_LINE) -> Walk:

@@ -49,6 +49,12 @@ MOST_LANES = 64
 
 GPU_VECTOR = 4
 
+LANE_REGISTERS = 8
+"""Vectors of 4 in a lane's tile at most: 32 registers, so that many lanes are under way at a time."""
+
+MOST_PARTS = 64
+"""Partial sums of one value at most, in the gpu family."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -90,7 +96,8 @@ class OpenCLDevice:
     """Whether groups run on threads of the host, so that one launch may run all kernels of a program."""
     family: Family = "cpu"
     cpu_width: int = GPU_VECTOR
-    """Floats per vector in the cpu family; `limits` has that of the family in use."""
+    cpu_registers: int = 16
+    """Floats per vector, and vector registers, in the cpu family; `limits` has those of the family in use."""
     keeps_binaries: bool = False
     """Whether composed programs are kept as binaries: for PoCL, whose own cache is slow to read."""
     fuses: bool = field(init=False)
@@ -98,8 +105,10 @@ class OpenCLDevice:
     _programs: dict[tuple[str, Any], Program] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        width = self.cpu_width if self.family == "cpu" else GPU_VECTOR
-        self.limits = replace(self.limits, vector_width=width)
+        if self.family == "cpu":
+            self.limits = replace(self.limits, vector_width=self.cpu_width)
+        else:
+            self.limits = replace(self.limits, vector_width=GPU_VECTOR, vector_registers=LANE_REGISTERS)
         self.fuses = self.groups_are_threads and self.family == "cpu"
 
     @property
@@ -113,17 +122,25 @@ class OpenCLDevice:
         units = self.limits.compute_units
         return max(4 * units, 8) if self.family == "cpu" else 16 * units
 
+    @property
+    def summing_groups(self) -> int:
+        """Groups that leave partial sums, which every group of the next kernel adds up."""
+        return self.busy_groups if self.family == "cpu" else min(self.busy_groups, MOST_PARTS)
+
     def span(self, vectors: int) -> int:
         """How many lanes lie side by side over that many vectors of channels (SPAN_OF in prelude.cl)."""
         return math.gcd(vectors, self.lanes)
 
     def cuts(self, jobs: int, most: int) -> int:
         """Among how many groups each of a number of jobs is shared, to keep the device busy."""
-        return 1 if self.family == "cpu" else max(1, min(self.busy_groups // max(jobs, 1), most))
+        return 1 if self.lanes == 1 else max(1, min(self.busy_groups // max(jobs, 1), most))
 
     def in_family(self, family: Family) -> OpenCLDevice:
         """This device computing in a family, on the same queue; itself where it does already."""
-        return self if family == self.family else replace(self, family=family, tuned={})
+        if family == self.family:
+            return self
+        limits = replace(self.limits, vector_registers=self.cpu_registers)
+        return replace(self, family=family, limits=limits, tuned={})
 
     def build(self, source_name: str, options: DataclassInstance | None = None) -> Program:
         """Build ``<source_name>.cl`` with the options as ``-D`` definitions, or take it from the cache.
@@ -360,6 +377,7 @@ def _open(platform: str | None, threads: int | None, family: Family | None) -> O
             groups_are_threads="pocl" in version.lower() and is_cpu,
             family=family or ("cpu" if is_cpu else "gpu"),
             cpu_width=limits.vector_width,
+            cpu_registers=limits.vector_registers,
             keeps_binaries="pocl" in version.lower(),
         )
 

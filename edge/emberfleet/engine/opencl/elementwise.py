@@ -95,12 +95,12 @@ def quantize_backward(program: Program, x: View, dy: View, dx: View, place: int,
 
 def bias_parts(program: Program, dy: View) -> int:
     """Into how many partial sums `bias_gradient` cuts its work."""
-    return program.parts(dy)[1]
+    return program.parts(dy, summed=True)[1]
 
 
 def bias_gradient(program: Program, dy: View, target: tuple[int, int]) -> None:
     """Record sums of `dy` per channel into `gradients`: offset of the first part, floats between parts."""
-    size, parts = program.parts(dy)
+    size, parts = program.parts(dy, summed=True)
     vectors = dy.padded_channels // program.vector
     program.emit(
         "elementwise",

@@ -48,6 +48,8 @@ typedef char4 cvec;
 //   LANE                        this work-item's number in its group
 //   DEAL(i, count, step)        every step-th i below count
 //   DEAL2(i, rows, j, columns, step)   every i below rows with every step-th j below columns
+//   DEAL_TILES(turn, turns, h, h0, h1, dh, w, w0, w1, dw)   every dh-th h in [h0, h1) with every dw-th w in
+//                               [w0, w1), dealt out to lanes that take turns
 //   CUT, CUTS                   of a group's work, where a second axis of groups shares it: which, of how many
 //   SPAN_OF(vectors)            how many lanes lie side by side over that many vectors of channels: a power
 //                               of two that divides both; LANES / span of them take turns at the pixels
@@ -62,6 +64,9 @@ typedef char4 cvec;
 #define DEAL2(i, rows, j, columns, step)  \
     for (int i = 0; i < (rows); i++)      \
         for (int j = 0; j < (columns); j += step)
+#define DEAL_TILES(turn, turns, h, h0, h1, dh, w, w0, w1, dw) \
+    for (int h = h0; h < (h1); h += dh)                       \
+        for (int w = w0; w < (w1); w += dw)
 #define CUT 0
 #define CUTS 1
 #define SPAN_OF(vectors) 1
@@ -73,6 +78,11 @@ typedef char4 cvec;
 #define DEAL2(i, rows, j, columns, step)                                                     \
     for (int dealt = LANE * (step), i = dealt / (columns), j = dealt % (columns); i < (rows); \
          dealt += LANES * (step), i = dealt / (columns), j = dealt % (columns))
+#define DEAL_TILES(turn, turns, h, h0, h1, dh, w, w0, w1, dw)                                                    \
+    for (int dealt = turn, tiles_across = ((w1) - (w0) + (dw) - 1) / (dw), h = (h0) + dealt / tiles_across * (dh), \
+             w = (w0) + dealt % tiles_across * (dw);                                                              \
+         h < (h1);                                                                                                \
+         dealt += turns, h = (h0) + dealt / tiles_across * (dh), w = (w0) + dealt % tiles_across * (dw))
 #define CUT GROUP(1)
 #define CUTS ((int)get_num_groups(1))
 #define SPAN_OF(vectors) MIN_OF((vectors) & -(vectors), LANES)

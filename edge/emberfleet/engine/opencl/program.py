@@ -167,10 +167,13 @@ class Program:
         options = options or VectorWidth(self.vector)
         self._calls.append(Call(source, kernel, options, groups, arguments, work))
 
-    def parts(self, view: View) -> tuple[tuple[int, int, int, int], int]:
-        """Cut the rows of a tensor among groups: ``(H, W, rows per part, rows)`` and the number of parts."""
+    def parts(self, view: View, summed: bool = False) -> tuple[tuple[int, int, int, int], int]:
+        """Cut the rows of a tensor among groups: ``(H, W, rows per part, rows)`` and the number of parts.
+
+        With `summed` each part leaves sums that are added up later: fewer parts where groups are many.
+        """
         rows = view.batch * view.height
-        wanted = self.device.busy_groups
+        wanted = self.device.summing_groups if summed else self.device.busy_groups
         each = -(-rows // min(rows, wanted))
         return (view.height, view.width, each, rows), -(-rows // each)
 

@@ -10,14 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from emberfleet.engine.opencl.device import LANE_REGISTERS
+
 MAX_VECTORS, MAX_ROWS = 4, 4
 """Vectors of output channels and rows of pixels in a tile at most."""
 
 MAX_TAPS, MAX_CHANNELS = 3, 16
 """Window rows and input channels in a tile of the weight gradient at most."""
 
-BUDGET = MappingProxyType({32: 28, 16: 12})
-"""Accumulators of a tile at most, by the processor's vector registers: the rest holds operands."""
+BUDGET = MappingProxyType({32: 28, 16: 12, LANE_REGISTERS: LANE_REGISTERS})
+"""Accumulators of a tile at most, by the processor's vector registers: the rest holds operands. A lane of
+the gpu family counts its accumulators alone."""
 
 SPEED: Mapping[int, Mapping[int, float]] = MappingProxyType(
     {
@@ -89,6 +92,7 @@ def forward_fits(shape: ForwardShape, tile: ForwardTile, registers: int) -> bool
         and tile.mrx <= shape.columns
         and tile.mry <= (min(MAX_ROWS, shape.rows) if tile.mrx == shape.columns else 1)
         and tile.mrx * tile.mry * tile.nv <= BUDGET[registers]
+        and not _too_odd(tile.mrx * tile.mry * tile.nv, registers)
     )
 
 
@@ -104,6 +108,7 @@ def weight_fits(shape: WeightShape, tile: WeightTile, registers: int) -> bool:
         and tile.ky in (1, shape.taps[0])
         and tile.ky <= MAX_TAPS
         and tile.ky * tile.kc * tile.nv <= BUDGET[registers]
+        and not _too_odd(tile.kc * tile.nv, registers)
     )
 
 
@@ -135,6 +140,11 @@ def weight_candidates(shape: WeightShape, registers: int) -> tuple[WeightTile, .
                     scored.append((reuse, tile))
     scored.sort(key=lambda pair: -pair[0])
     return tuple(tile for _, tile in scored)
+
+
+def _too_odd(number: int, registers: int) -> bool:
+    """Whether a tile is none of the few worth compiling for a GPU: all their sides are powers of two."""
+    return registers == LANE_REGISTERS and number & (number - 1) != 0
 
 
 def _speed(pixels: int, nv: int, registers: int) -> float:
