@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,14 @@ def test_a_form_needs_its_instructions(
     wanted = frozenset(features.split())
     other = replace(device, features=wanted, family="cpu", cpu_width=vector, cpu_name=cpu_name)
     assert list(device_forms(other)) == extra + ANYWHERE
+
+
+def test_a_32_bit_process_does_not_use_the_64_bit_instruction(
+    device: OpenCLDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "maxsize", (1 << 31) - 1)
+    other = replace(device, features=frozenset({"asimddp"}), family="cpu", cpu_width=4)
+    assert list(device_forms(other)) == ANYWHERE
 
 
 def test_features_are_the_extensions_and_the_flags_of_the_processor(device: OpenCLDevice) -> None:

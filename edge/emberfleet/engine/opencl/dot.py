@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from enum import IntEnum
 
@@ -46,7 +47,8 @@ def device_forms(device: OpenCLDevice) -> Iterator[Dot]:
         narrow = {"avx512_vnni", "avx512vl"} <= features or "avx_vnni" in features
         if (vector == 16 and wide) or (vector == 8 and narrow):
             yield Dot.VPDPBUSD
-    if vector == 4 and "asimddp" in features:
+    # A 32-bit process on a 64-bit kernel sees the flag and cannot use it.
+    if vector == 4 and "asimddp" in features and sys.maxsize > 1 << 32:
         yield Dot.SDOT
     if "cl_khr_integer_dot_product" in features:
         yield Dot.KHR
