@@ -20,8 +20,8 @@ RECORD = 16
 CELL_BYTES = 64
 """Packed weights start at multiples of this."""
 
-SPARE_REGISTERS = 4
-"""Vector registers that hold neither sums nor weights."""
+SPARE_REGISTERS, SPARE_FOR_SDOT = 4, 8
+"""Vector registers that hold neither sums nor weights; inline assembly keeps more loads under way."""
 
 GPU_REGISTERS = 12
 """Vectors of sums and weights of one lane."""
@@ -233,7 +233,8 @@ def choose_tile(
     ]
     relu = all(branch.op.relu for branch in branches)
     step = next(s for s in (4, 3, 2, 1) if all(grains % s == 0 for _, grains in runs))
-    registers = GPU_REGISTERS if device.family == "gpu" else device.limits.vector_registers - SPARE_REGISTERS
+    spare = SPARE_FOR_SDOT if dot is Dot.SDOT else SPARE_REGISTERS
+    registers = GPU_REGISTERS if device.family == "gpu" else device.limits.vector_registers - spare
 
     def candidates() -> Iterator[tuple[float, IntegerTile]]:
         for nv in (n for n in (1, 2, 3, 4) if all(count % n == 0 for count in vectors)):
