@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
+from emberfleet.engine.numpy_backend.activations import activations
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.numpy_backend.threads import Threads
+from tests.engine.networks import linear_network, random_batch, single_tensors
 
 
 def blas_threads() -> list[int]:
@@ -30,3 +33,20 @@ def test_the_environment_gives_the_number_where_the_caller_gives_none(
     before = blas_threads()
     with Threads(None).bounded():
         assert blas_threads() == before
+
+
+def test_activations_keep_to_the_bound_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = linear_network()
+    x, _ = random_batch(graph, 2)
+    asked: list[int | None] = []
+
+    class Recorded(Threads):
+        def __init__(self, count: int | None) -> None:
+            super().__init__(count)
+            asked.append(self.count)
+
+    monkeypatch.setattr("emberfleet.engine.numpy_backend.activations.Threads", Recorded)
+    monkeypatch.setenv("EMBERFLEET_THREADS", "1")
+    for threads in (None, 2):
+        activations(graph, single_tensors(graph), x.astype(np.float32), [graph.logits], threads)
+    assert asked == [1, 2]

@@ -27,9 +27,12 @@ from emberfleet.engine.batches import check_images
 from emberfleet.engine.numpy_backend.conv import Window, conv2d_forward
 from emberfleet.engine.numpy_backend.loss import softmax
 from emberfleet.engine.numpy_backend.pool import global_average_pool_forward, max_pool_forward
+from emberfleet.engine.numpy_backend.threads import Threads
 
 
-def activations(graph: Graph, tensors: Tensors, x: Float32, names: Iterable[str]) -> dict[str, Float32]:
+def activations(
+    graph: Graph, tensors: Tensors, x: Float32, names: Iterable[str], threads: int | None = None
+) -> dict[str, Float32]:
     """What the named nodes produce for a batch of images, as in inference: nothing is rounded.
 
     Args:
@@ -37,6 +40,7 @@ def activations(graph: Graph, tensors: Tensors, x: Float32, names: Iterable[str]
         tensors: Its parameters and running statistics; their type is that of the results.
         x: ``(n, H, W, C)``.
         names: Nodes; their tensors come back by name, each ``(n, ...)``.
+        threads: Most threads BLAS may use; None: EMBERFLEET_THREADS, else no bound.
 
     Raises:
         ShapeError: `x` or a tensor does not fit, or a name is not a node.
@@ -47,6 +51,11 @@ def activations(graph: Graph, tensors: Tensors, x: Float32, names: Iterable[str]
     unknown = sorted(wanted - set(graph.by_name))
     if unknown:
         raise ShapeError(f"the graph has no node '{unknown[0]}'")
+    with Threads(threads).bounded():
+        return _compute(graph, tensors, x, wanted)
+
+
+def _compute(graph: Graph, tensors: Tensors, x: Float32, wanted: frozenset[str]) -> dict[str, Float32]:
     kind = next(iter(tensors.values())).dtype if tensors else x.dtype
     values: dict[str, Real] = {}
     found: dict[str, Float32] = {}
