@@ -55,9 +55,11 @@ KERNEL(conv2d_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN weight, GLOBAL_IN bias,
             for (int i = 0; i < MRY; i++)
                 #pragma unroll
                 for (int j = 0; j < MRX; j++)
-                    #pragma unroll
-                    for (int v = 0; v < NV; v++)
-                        acc[i][j][v] += LOAD(out + i * yv.z + j * yv.w + v * V);
+                    // What is not written again may be under another lane's hands.
+                    if (LANES == 1 || (h + i >= h_start && w + j >= w_start)) {
+                        #pragma unroll
+                        for (int v = 0; v < NV; v++) acc[i][j][v] += LOAD(out + i * yv.z + j * yv.w + v * V);
+                    }
         }
         GLOBAL_IN b = w0;
         for (int kh = 0; kh < taps.x; kh++)
