@@ -16,6 +16,7 @@ from emberfleet.train.models import (
     small_squeezenet,
     squeezenet_1_0,
     squeezenet_1_1,
+    squeezenet_32,
     two_layer,
 )
 
@@ -35,6 +36,15 @@ def test_squeezenet_1_1_has_the_published_parameters_and_sizes() -> None:
     graph = squeezenet_1_1(1000)
     assert parameter_count(graph) == 1_235_496
     assert [graph.shapes[f"pool{n}"] for n in (1, 3, 5)] == [(55, 55, 64), (27, 27, 128), (13, 13, 256)]
+
+
+def test_squeezenet_for_small_images_keeps_their_size_and_normalises_instead_of_dropping_out() -> None:
+    graph = squeezenet_32()
+    assert parameter_count(graph) == 730_570
+    assert graph.shapes["conv1"] == (32, 32, 64)
+    assert graph.shapes["fire9/relu"] == (4, 4, 512)
+    assert not any(isinstance(node, Dropout) for node in graph.nodes)
+    assert [node.name for node in graph.nodes if isinstance(node, Conv2D) and node.bias] == ["conv10"]
 
 
 def test_published_networks_keep_every_pixel_in_their_pools() -> None:

@@ -1,4 +1,7 @@
-"""`emberfleet bench`: how fast this device trains and predicts, on each backend it has."""
+"""`emberfleet bench`: how fast this device trains and predicts, on each backend it has.
+
+`emberfleet bench [BUNDLE]` is short for `emberfleet bench run [BUNDLE]`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from emberfleet.cli import bench_profile, bench_tune
+from emberfleet.cli.errors import CommandGroup
 from emberfleet.cli.keys import TrustOption, trusted_keys
 from emberfleet.cli.output import JsonOption, console, print_json
 
@@ -14,9 +19,28 @@ if TYPE_CHECKING:
     from emberfleet.runtime.workloads import Workload
 
 SAMPLES = 5
+DEFAULT = "run"
 
 
-def bench(
+class BenchGroup(CommandGroup):
+    """A group whose command `run` may be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `run` in front of arguments that start with no command of the group."""
+        known = {*self.commands, *ctx.help_option_names}
+        return super().parse_args(ctx, args if args[:1] and args[0] in known else [DEFAULT, *args])
+
+
+app = typer.Typer(
+    name="bench",
+    cls=BenchGroup,
+    help="Measure this machine: all backends side by side (run, also when left out), each kernel of a "
+    "network (profile), the fastest tiles of its convolutions (tune).",
+)
+
+
+@app.command(DEFAULT)
+def run(
     bundle: Annotated[
         Path | None, typer.Argument(help="A bundle, such as model.ember; the built-in small net if left out.")
     ] = None,
@@ -105,3 +129,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     console().print(table)
     for reason in dict.fromkeys(missing):
         console().print(f"not timed: {escape(reason)}", soft_wrap=True)
+
+
+app.command("profile")(bench_profile.profile)
+app.command("tune")(bench_tune.tune)

@@ -12,6 +12,9 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+
+MAX_TABLE_WIDTH = 400
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for a program to read.")]
 
@@ -21,6 +24,16 @@ def console(stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, soft_wrap=False)
+
+
+def print_table(table: Table) -> None:
+    """Write a table on stdout with every column whole, however narrow the terminal is."""
+    from rich.measure import Measurement
+
+    out = console()
+    needed = Measurement.get(out, out.options.update(width=MAX_TABLE_WIDTH), table).maximum
+    out.width = max(out.width, needed)
+    out.print(table, crop=False)
 
 
 def print_json(value: object) -> None:

@@ -1,4 +1,4 @@
-"""What is timed on a device: training and inference, of a bundle, a network or the built-in small net.
+"""What is timed on a device: training and inference, of a bundle or a built-in net.
 
 ``python -m emberfleet.runtime.workloads JSON`` is the child of `runtime.measuring` for one `Workload`.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from emberfleet.core.arrays import Float32, UInt8
-from emberfleet.core.errors import ConversionError, DeviceError
+from emberfleet.core.errors import ConfigError, ConversionError, DeviceError
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.runtime.measuring import (
     MeasuredProcess,
@@ -32,12 +32,14 @@ from emberfleet.train.trained import TrainedModel
 
 if TYPE_CHECKING:
     from emberfleet.core.bundle import Bundle
+    from emberfleet.core.graph import Graph
     from emberfleet.runtime.runtime import Runtime
 
 TRAIN: Final = "train"
 INFER: Final = "infer"
 TRAINING_BACKENDS: Final = ("numpy", "opencl")
 INFERENCE_BACKENDS: Final = ("numpy", "opencl", "litert")
+BUILT_IN: Final = ("small", "sq32", "sq224")
 RATE: Final = 1e-3
 """Of the timed steps: small, since the one batch they see is learnt by heart."""
 
@@ -84,18 +86,36 @@ def time_workloads(workloads: Sequence[Workload], samples: int, seconds: float) 
         return interleave(processes, samples, seconds)
 
 
+def built_in_graph(name: str) -> Graph:
+    """One of `BUILT_IN`: the demo's net for 28 x 28 grey pixels, SqueezeNet 1.1 for 32 x 32 and 224 x 224.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    from emberfleet.train.models import small_squeezenet, squeezenet_1_1, squeezenet_32
+
+    match name:
+        case "small":
+            return small_squeezenet()
+        case "sq32":
+            return squeezenet_32()
+        case "sq224":
+            return squeezenet_1_1(classes=1000)
+    raise ConfigError(f"there is no built-in network '{name}'; choose one of: {', '.join(BUILT_IN)}")
+
+
 @cache
-def built_in_model() -> TrainedModel:
-    """The small net for 28 x 28 grey images and ten classes, untrained, with ranges observed on noise."""
+def built_in_model(name: str = "small") -> TrainedModel:
+    """A built-in network, untrained, with ranges observed on noise."""
     from emberfleet.train.calibration import calibrate
     from emberfleet.train.initialisation import initial_tensors
-    from emberfleet.train.models import small_squeezenet
 
-    graph = small_squeezenet()
+    graph = built_in_graph(name)
     height, width, channels = graph.input.shape
     preprocessing = Preprocessing(height, width, channels)
     tensors = initial_tensors(graph, 0, preprocessing)
-    ranges = calibrate(graph, tensors, preprocessing.apply(noise(16, preprocessing)))
+    count = 16 if preprocessing.height < 64 else 1
+    ranges = calibrate(graph, tensors, preprocessing.apply(noise(count, preprocessing)))
     return TrainedModel(
         graph, {**tensors, **ranges}, preprocessing, tuple(str(index) for index in range(graph.classes))
     )

@@ -46,6 +46,14 @@ class Fire(NamedTuple):
     expand3x3: int
 
 
+SQUEEZENET_1_1: tuple[tuple[Fire, ...], ...] = (
+    (Fire(16, 64, 64), Fire(16, 64, 64)),
+    (Fire(32, 128, 128), Fire(32, 128, 128)),
+    (Fire(48, 192, 192), Fire(48, 192, 192), Fire(64, 256, 256), Fire(64, 256, 256)),
+)
+"""The fires of SqueezeNet 1.1, a pool before each group."""
+
+
 @dataclass
 class _Chain:
     """Nodes added one after another; `last` is the tensor that the next one reads."""
@@ -119,10 +127,14 @@ def squeezenet_1_0(classes: int, size: int = 224) -> Graph:
 
 def squeezenet_1_1(classes: int, size: int = 224) -> Graph:
     """SqueezeNet 1.1 as published: 1,235,496 parameters for 1,000 classes, 2.4 times less work than 1.0."""
-    early = (Fire(16, 64, 64), Fire(16, 64, 64))
-    middle = (Fire(32, 128, 128), Fire(32, 128, 128))
-    late = (Fire(48, 192, 192), Fire(48, 192, 192), Fire(64, 256, 256), Fire(64, 256, 256))
-    return _squeezenet(classes, size, 64, 3, (early, middle, late))
+    return _squeezenet(classes, size, 64, 3, SQUEEZENET_1_1)
+
+
+def squeezenet_32(classes: int = 10, size: int = 32) -> Graph:
+    """SqueezeNet 1.1 with batch norm for images of 32 x 32, whose size the first convolution keeps."""
+    return _squeezenet(
+        classes, size, 64, 3, SQUEEZENET_1_1, stride=1, padding=1, batch_norm=True, dropout=0.0
+    )
 
 
 def small_squeezenet(
@@ -268,19 +280,28 @@ MODELS: Mapping[str, Callable[[ModelChoice], Graph]] = {
 
 
 def _squeezenet(
-    classes: int, size: int, stem: int, kernel: int, groups: tuple[tuple[Fire, ...], ...]
+    classes: int,
+    size: int,
+    stem: int,
+    kernel: int,
+    groups: tuple[tuple[Fire, ...], ...],
+    stride: int = 2,
+    padding: int = 0,
+    batch_norm: bool = False,
+    dropout: float = 0.5,
 ) -> Graph:
     """A published SqueezeNet: a stem, fires with a pool before each group, dropout, conv10."""
-    chain = _Chain.start(size, size, 3)
-    chain.conv("conv1", stem, kernel, stride=2)
-    chain.add(Relu("relu1", (chain.last,)))
+    chain = _Chain.start(size, size, 3, batch_norm)
+    chain.conv("conv1", stem, kernel, stride, padding, bias=not batch_norm)
+    chain.activate("norm1", "relu1")
     number = 1
     for group in groups:
         chain.pool(f"pool{number}")
         for fire in group:
             number += 1
             chain.fire(f"fire{number}", fire)
-    chain.add(Dropout("dropout9", (chain.last,), 0.5))
+    if dropout > 0:
+        chain.add(Dropout("dropout9", (chain.last,), dropout))
     chain.conv("conv10", classes, 1)
     chain.add(Relu("relu10", (chain.last,)))
     chain.add(GlobalAveragePool("pool10", (chain.last,)))

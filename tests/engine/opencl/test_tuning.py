@@ -12,6 +12,7 @@ import pytest
 from emberfleet.core.graph import Conv2D, GlobalAveragePool, Graph, Input, MaxPool, Relu
 from emberfleet.engine.backend import TrainingSpec
 from emberfleet.engine.opencl import tuning
+from emberfleet.engine.opencl.conv2d import ForwardWork, WeightWork
 from emberfleet.engine.opencl.device import OpenCLDevice
 from emberfleet.engine.opencl.predictor import record
 from emberfleet.engine.opencl.program import Program
@@ -78,7 +79,7 @@ def second_wins(device: OpenCLDevice, by: float) -> Timer:
     """A clock by which the second candidate of every shape takes `by` of the time of all others."""
     registers = device.limits.vector_registers
     works = distinct_works([record_training(device, network(), SPEC)])
-    firsts = {pair(shape, registers)[0] for shape in works}
+    firsts = {pair(work.shape, registers)[0] for work, _ in works}
     return timed_by(lambda tile: 1.0 if tile in firsts else by)
 
 
@@ -159,10 +160,12 @@ def test_measuring_stops_when_the_budget_is_spent_and_the_heaviest_shapes_come_f
     report = tune(fresh, [program], 5.5, candidates=pair, timer=timer, clock=lambda: float(next(ticks)))
     assert 0 < len(report.outcomes) < 5
     assert report.left > 0
-    works = sorted(distinct_works([program]).values(), key=lambda pair: -pair[1])
-    assert [outcome.shape for outcome in report.outcomes] == [
-        work.shape for work, _ in works[: len(report.outcomes)]
-    ]
+    flops: dict[Shape, int] = {}
+    for call in program.calls:
+        if isinstance(call.work, ForwardWork | WeightWork):
+            flops[call.work.shape] = flops.get(call.work.shape, 0) + call.work.flops
+    heaviest = sorted(flops.values(), reverse=True)
+    assert [flops[outcome.shape] for outcome in report.outcomes] == heaviest[: len(report.outcomes)]
 
 
 def test_tiles_are_measured_with_a_real_clock_for_training_and_prediction(fresh: OpenCLDevice) -> None:
@@ -175,11 +178,23 @@ def test_tiles_are_measured_with_a_real_clock_for_training_and_prediction(fresh:
     assert all(np.isfinite(trial.seconds) for outcome in report.outcomes for trial in outcome.trials)
 
 
+def test_a_small_prediction_counts_as_much_as_a_large_training_step(fresh: OpenCLDevice) -> None:
+    programs = [
+        record_training(fresh, network(), TrainingSpec(64, Sgd())),
+        record(fresh, network(), single_tensors(network()), 1).program,
+    ]
+    both = {work.shape: share for work, share in distinct_works(programs)}
+    alone = [{work.shape: share for work, share in distinct_works([program])} for program in programs]
+    assert sum(both.values()) == pytest.approx(1.0)
+    for shape, share in both.items():
+        assert share == pytest.approx(sum(shares.get(shape, 0.0) for shares in alone) / 2)
+
+
 def test_other_tiles_give_the_same_gradients(fresh: OpenCLDevice) -> None:
     graph = network()
     registers = fresh.limits.vector_registers
     others = replace(fresh, tuned={})
-    for shape in distinct_works([record_training(fresh, graph, SPEC)]):
+    for shape in (work.shape for work, _ in distinct_works([record_training(fresh, graph, SPEC)])):
         found = (forward_candidates if isinstance(shape, ForwardShape) else weight_candidates)(
             shape,  # type: ignore[arg-type]
             registers,

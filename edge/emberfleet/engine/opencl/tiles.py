@@ -112,8 +112,8 @@ def weight_fits(shape: WeightShape, tile: WeightTile, registers: int) -> bool:
     )
 
 
-def forward_candidates(shape: ForwardShape, registers: int) -> tuple[ForwardTile, ...]:
-    """All tiles that fit, the best by default first."""
+def forward_candidates(shape: ForwardShape, registers: int, within: float = 0.0) -> tuple[ForwardTile, ...]:
+    """The tiles that fit and whose score is `within` of the best, the best by default first."""
     scored: list[tuple[float, ForwardTile]] = []
     for nv in range(1, MAX_VECTORS + 1):
         for mrx in range(1, min(shape.columns, BUDGET[registers] // nv) + 1):
@@ -124,11 +124,11 @@ def forward_candidates(shape: ForwardShape, registers: int) -> tuple[ForwardTile
                     useful *= shape.rows / (mry * -(-shape.rows // mry))
                     scored.append((useful * _speed(mrx * mry, nv, registers), tile))
     scored.sort(key=lambda pair: -pair[0])
-    return tuple(tile for _, tile in scored)
+    return tuple(tile for score, tile in scored if score >= within * scored[0][0])
 
 
-def weight_candidates(shape: WeightShape, registers: int) -> tuple[WeightTile, ...]:
-    """All tiles that fit, the best by default first."""
+def weight_candidates(shape: WeightShape, registers: int, within: float = 0.0) -> tuple[WeightTile, ...]:
+    """The tiles that fit and whose score is `within` of the best, the best by default first."""
     scored: list[tuple[float, WeightTile]] = []
     for ky in sorted({1, shape.taps[0]}):
         for nv in range(1, MAX_VECTORS + 1):
@@ -139,7 +139,7 @@ def weight_candidates(shape: WeightShape, registers: int) -> tuple[WeightTile, .
                     reuse = sums / (ky * kc + nv) * min(1.0, sums / 8) * (1.0 if ky > 1 else 0.9)
                     scored.append((reuse, tile))
     scored.sort(key=lambda pair: -pair[0])
-    return tuple(tile for _, tile in scored)
+    return tuple(tile for score, tile in scored if score >= within * scored[0][0])
 
 
 def _too_odd(number: int, registers: int) -> bool:

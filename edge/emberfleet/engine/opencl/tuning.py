@@ -36,8 +36,8 @@ Timer: TypeAlias = Callable[[Program, int, int], float]
 """Seconds that a program takes from one position to before another."""
 
 BUDGET_S = 8.0
-CANDIDATES = 5
-"""Tiles tried for a shape."""
+CANDIDATES, PROMISING = 5, 0.75
+"""Tiles tried for a shape at most, and the share of the default's score that they have."""
 GAIN = 0.02
 """By how much of its time the default must be beaten."""
 NEGLIGIBLE = 0.002
@@ -48,7 +48,8 @@ HOPELESS = 1.2
 SAMPLE_FLOPS = 3e7
 """About what one sample of one core computes: tenths of a millisecond."""
 MAX_COPIES = 64
-MAX_NEW_TILES = 16
+PERIOD = 65521
+MAX_NEW_TILES = 24
 """Tiles compiled as one program: the budget is looked at between programs."""
 TILE_SECONDS = 0.12
 """What compiling one is expected to take before any was compiled."""
@@ -71,17 +72,27 @@ class Outcome:
 
     shape: Shape
     flops: int
+    """Of one run."""
     share: float
-    """Of the convolutions' work in all networks tuned together."""
+    """Of the work of all convolutions tuned together, each program counting alike."""
     trials: tuple[Trial, ...]
     """The default first."""
     chosen: Tile
 
     @property
+    def seconds(self) -> float:
+        """Of one run with the default."""
+        return self.trials[0].seconds
+
+    @property
+    def best_seconds(self) -> float:
+        """Of one run with the chosen tile."""
+        return next(trial.seconds for trial in self.trials if trial.tile == self.chosen)
+
+    @property
     def gain(self) -> float:
         """How many times faster than the default the chosen tile is."""
-        times = {trial.tile: trial.seconds for trial in self.trials}
-        return self.trials[0].seconds / times[self.chosen]
+        return self.seconds / self.best_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,13 @@ class Report:
     left: int
     """Shapes for which the budget did not suffice."""
     seconds: float
+
+    @property
+    def gain(self) -> float:
+        """How many times faster all convolutions measured are than with their defaults."""
+        before = sum(outcome.share / outcome.flops * outcome.seconds for outcome in self.outcomes)
+        after = sum(outcome.share / outcome.flops * outcome.best_seconds for outcome in self.outcomes)
+        return before / after if after else 1.0
 
 
 def tune(
@@ -121,13 +139,7 @@ def tune(
     """
     started = clock()
     remember(device)
-    works = distinct_works(programs)
-    total = sum(flops for _, flops in works.values())
-    wanted = [
-        (work, flops / total)
-        for work, flops in sorted(works.values(), key=lambda pair: -pair[1])
-        if flops >= NEGLIGIBLE * total
-    ]
+    wanted = [(work, share) for work, share in distinct_works(programs) if share >= NEGLIGIBLE]
     todo = [(work, share) for work, share in wanted if again or work.shape not in device.tuned]
     lab = replace(device, tuned={}, keeps_binaries=False)
     bench = _Bench(lab, candidates or first_candidates, timer or timer_of(device))
@@ -155,20 +167,23 @@ def tune(
 def first_candidates(shape: Shape, registers: int) -> Sequence[Tile]:
     """The first of `tiles.py`."""
     if isinstance(shape, ForwardShape):
-        return forward_candidates(shape, registers)[:CANDIDATES]
-    return weight_candidates(shape, registers)[:CANDIDATES]
+        return forward_candidates(shape, registers, PROMISING)[:CANDIDATES]
+    return weight_candidates(shape, registers, PROMISING)[:CANDIDATES]
 
 
-def distinct_works(programs: Iterable[Program]) -> dict[Shape, tuple[ConvolutionWork, int]]:
-    """One work of each shape, with the multiplications and additions of all of them."""
-    found: dict[Shape, tuple[ConvolutionWork, int]] = {}
-    for program in programs:
-        for call in program.calls:
-            work = call.work
-            if isinstance(work, ForwardWork | WeightWork):
-                first, flops = found.get(work.shape, (work, 0))
-                found[work.shape] = first, flops + work.flops
-    return found
+def distinct_works(programs: Iterable[Program]) -> list[tuple[ConvolutionWork, float]]:
+    """One work of each shape and its share of all, each program counting alike; the largest first."""
+    found: dict[Shape, tuple[ConvolutionWork, float]] = {}
+    given = [
+        [call.work for call in program.calls if isinstance(call.work, ForwardWork | WeightWork)]
+        for program in programs
+    ]
+    for works in given:
+        total = sum(work.flops for work in works) * len(given)
+        for work in works:
+            first, share = found.get(work.shape, (work, 0.0))
+            found[work.shape] = first, share + work.flops / total
+    return sorted(found.values(), key=lambda pair: -pair[1])
 
 
 def timer_of(device: OpenCLDevice) -> Timer:
@@ -212,7 +227,7 @@ class _Bench:
 
     def __init__(self, device: OpenCLDevice, candidates: Candidates, timer: Timer) -> None:
         self._device, self._candidates, self._time = device, candidates, timer
-        self._rng = np.random.default_rng(0)
+        self._values = np.random.default_rng(0).standard_normal(PERIOD, np.float32)
         self._program: Program | None = None
 
     def tiles(self, work: ConvolutionWork) -> Sequence[Tile]:
@@ -242,7 +257,7 @@ class _Bench:
             rest = later
 
     def compile(self, group: Group) -> list[_Places]:
-        """Build the candidates of a group as one program."""
+        """Build the candidates of a group as one program; some drivers do so when it first runs."""
         program = Program(self._device, group[0][0].shape.vector, batch=1)
         recorded = [self._record(program, work) for work, _ in group]
         weights = max((_weight_floats(work) for work, _ in group if isinstance(work, ForwardWork)), default=0)
@@ -252,6 +267,8 @@ class _Bench:
         )  # fmt: skip
         sizes = {"weights": FLOAT_BYTES * weights, "gradients": FLOAT_BYTES * sums}
         moved = program.compile(sizes)
+        program.run(0, 0)
+        self._device.queue.finish()
         self._program = program
         return [
             replace(
@@ -311,29 +328,18 @@ class _Bench:
         work = places.work
         x = self._fill(program, work.x)
         if isinstance(work, ForwardWork):
-            weights = self._rng.standard_normal(_weight_floats(work), np.float32)
+            weights = self._random(_weight_floats(work))
             program.write("weights", weights)
-            expected = _forward(work, x, weights)
-            target, length = work.y, work.weight.channels * len(_taps(work))
+            expected = np.stack([_forward(work, x, weights, image) for image in _checked(work.y)])
+            length = work.weight.channels * len(_taps(work))
         else:
-            dy = self._fill(program, work.dy)
-            expected = _weight_gradient(work, x, dy)
-            target, length = None, work.dy.batch * work.dy.height * work.dy.width
+            expected = _weight_gradient(work, x, self._fill(program, work.dy))
+            length = work.dy.batch * work.dy.height * work.dy.width
         allowed = tolerance(2 * length, np.float32) * float(np.abs(expected).max())
         found: list[_Trial] = []
         for trial in places.trials:
-            if target is not None:
-                program.upload(target.images, np.zeros(target.images.floats, np.float32))
-            program.run(trial.position, trial.position + 1)
-            if target is not None:
-                flat = program.read(
-                    ARENA, target.images.floats, offset_bytes=target.images.offset * FLOAT_BYTES
-                )
-                result = _seen(flat, target.place(), target, target.padded_channels)
-            else:
-                count = places.parts[trial.tile]
-                result = program.read("gradients", count * expected.size).reshape(count, -1).sum(axis=0)
-            worst = float(np.abs(result.reshape(-1) - expected.reshape(-1)).max())
+            result = _run(program, work, trial, places.parts.get(trial.tile, 1))
+            worst = float(np.abs(result.reshape(expected.shape) - expected).max())
             if worst <= allowed:
                 found.append(trial)
             else:
@@ -347,9 +353,34 @@ class _Bench:
         """Random values where the tensor is, zeros around it; a copy of the whole storage."""
         flat = np.zeros(view.images.floats, np.float32)
         inside = _seen(flat, view.place(), view, view.channels)
-        inside[...] = self._rng.standard_normal(inside.shape, np.float32)
+        inside[...] = self._random(view.size).reshape(inside.shape)
         program.upload(view.images, flat)
         return flat
+
+    def _random(self, count: int) -> Float32:
+        """Values that repeat after a prime number of them, which no stride divides."""
+        return np.resize(self._values, count)
+
+
+def _run(program: Program, work: ConvolutionWork, trial: _Trial, parts: int) -> Float32:
+    """The result of a candidate: the images checked, or the sum of the partial gradients."""
+    if isinstance(work, WeightWork):
+        program.run(trial.position, trial.position + 1)
+        partial = program.read("gradients", parts * _sums(work))
+        return np.asarray(partial.reshape(parts, -1).sum(axis=0), np.float32)
+    images = work.y.images
+    starts = [FLOAT_BYTES * (images.offset + image * images.padded_image) for image in _checked(work.y)]
+    for start in starts:
+        program.write(ARENA, np.zeros(images.padded_image, np.float32), start)
+    program.run(trial.position, trial.position + 1)
+    flats = [program.read(ARENA, images.padded_image, offset_bytes=start) for start in starts]
+    one = replace(work.y, images=replace(images, batch=1))
+    return np.stack([_seen(flat, work.y.place(), one, work.y.padded_channels) for flat in flats])
+
+
+def _checked(y: View) -> list[int]:
+    """Images whose results are compared: the first, the last and one between."""
+    return sorted({0, y.batch // 2, y.batch - 1})
 
 
 def _taps(work: ConvolutionWork) -> list[tuple[int, int]]:
@@ -394,28 +425,30 @@ def _seen(flat: Float32, place: Place, y: View, channels: int) -> Float32:
     return np.lib.stride_tricks.as_strided(flat[place.start :], shape, strides)
 
 
-def _tap(flat: Float32, work: ConvolutionWork, y: View, i: int, j: int, channels: int) -> Float32:
-    """What one place of the window reads at every output pixel: ``(N * H * W, C)``."""
+def _rows(flat: Float32, work: ConvolutionWork, y: View, channels: int) -> Float32:
+    """What the window reads at every output pixel: ``(N * H * W, KH * KW * C)``."""
     window = work.window
-    place = work.x.window(window.up - i, window.left - j, window.stride)
-    return _seen(flat, place, y, channels).reshape(-1, channels)
+    taps = [
+        _seen(flat, work.x.window(window.up - i, window.left - j, window.stride), y, channels)
+        for i, j in _taps(work)
+    ]
+    return np.concatenate(taps, axis=3).reshape(-1, len(taps) * channels)
 
 
-def _forward(work: ForwardWork, x: Float32, weights: Float32) -> Float32:
-    """The convolution by numpy."""
+def _forward(work: ForwardWork, x: Float32, weights: Float32, image: int) -> Float32:
+    """The convolution of one image by numpy, ``(H, W, O padded)``."""
     channels, outputs = work.weight.channels, work.weight.padded_outputs
-    matrices = weights.reshape(-1, outputs)
-    y = np.zeros((work.y.batch * work.y.height * work.y.width, outputs), np.float32)
-    for tap, (i, j) in enumerate(_taps(work)):
-        y += _tap(x, work, work.y, i, j, channels) @ matrices[tap * channels : (tap + 1) * channels]
+    one = replace(work.y, images=replace(work.y.images, batch=1))
+    rows = _rows(x[image * work.x.images.padded_image :], work, one, channels)
+    matrix = weights.reshape(-1, outputs)
+    y = rows @ matrix[:-1]
     if work.epilogue.bias:
-        y += matrices[-1]
+        y += matrix[-1]
     return np.maximum(y, 0.0) if work.epilogue.relu else y
 
 
 def _weight_gradient(work: WeightWork, x: Float32, dy: Float32) -> Float32:
-    """The gradient by numpy, ``(KH * KW, C, O padded)``."""
+    """The gradient by numpy, ``(KH * KW * C, O padded)``."""
     padded = work.dy.padded_channels
     gradient = _seen(dy, work.dy.place(), work.dy, padded).reshape(-1, padded)
-    taps = _taps(work)
-    return np.stack([_tap(x, work, work.dy, i, j, work.x.channels).T @ gradient for i, j in taps])
+    return _rows(x, work, work.dy, work.x.channels).T @ gradient
