@@ -64,6 +64,7 @@ class OpenCLBackend:
             return make(self.device)
         except BuildError as error:
             other = self.device.in_family("gpu" if self.device.family == "cpu" else "cpu")
+            remember(other)
             try:
                 made = make(other)
             except BuildError as second:

@@ -138,7 +138,7 @@ def forward(
         records.append(np.concatenate([head, factors.reshape(panels, -1)], axis=1))
     first_record = packed.add_numbers(np.concatenate(records))
     panels = sum(len(part) for part in records)
-    alone = program.device.limits.compute_units == 1
+    alone = program.device.lanes == 1 and program.device.limits.compute_units == 1
     rows, columns = cut(walk, tile, panels, 1 if alone else program.device.busy_groups)
     across = -(-walk.columns // columns)
     program.emit(
