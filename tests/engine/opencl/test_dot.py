@@ -9,8 +9,15 @@ import pytest
 
 from emberfleet.core.errors import DeviceError
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
-from emberfleet.engine.opencl.device import OpenCLDevice
-from emberfleet.engine.opencl.dot import Dot, choose_form, device_forms, exact_form
+from emberfleet.engine.opencl.device import CALLING_THREAD, OpenCLDevice
+from emberfleet.engine.opencl.dot import (
+    SHORT_WORK,
+    Dot,
+    choose_form,
+    device_forms,
+    exact_form,
+    suited_device,
+)
 from emberfleet.engine.opencl.integer import OpenCLIntegerPredictor
 from emberfleet.engine.opencl.pocl_cpu import processor_flags
 from tests.engine.opencl.integer_networks import conv_network
@@ -64,6 +71,18 @@ def test_a_form_that_the_device_lacks_is_refused(device: OpenCLDevice) -> None:
     assert choose_form(bare, Dot.PACKED) is Dot.PACKED
     with pytest.raises(DeviceError, match="no sdot dot product"):
         choose_form(bare, Dot.SDOT)
+
+
+def test_short_runs_stay_on_the_calling_thread(device: OpenCLDevice) -> None:
+    alone = device.calling_thread()
+    assert suited_device(device, Dot.VPDPBUSD, SHORT_WORK - 1) is alone
+    assert suited_device(device, Dot.VPDPBUSD, SHORT_WORK) is device
+    assert suited_device(device, Dot.FLOAT, SHORT_WORK // 2) is device
+    if device.groups_are_threads:
+        assert alone.limits == replace(device.limits, compute_units=1)
+        assert alone.name.startswith(CALLING_THREAD)
+        assert alone.calling_thread() is alone
+        assert device.calling_thread() is alone
 
 
 def test_float_sums_stay_integers_that_float32_holds() -> None:

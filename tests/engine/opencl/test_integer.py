@@ -8,6 +8,7 @@ from emberfleet.core.graph import Conv2D, GlobalAveragePool, Graph, Input, Relu
 from emberfleet.core.integer import IntegerConv, IntegerNetwork, quantize
 from emberfleet.core.quantization import QuantParams
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
+from emberfleet.engine.opencl import dot as dot_forms
 from emberfleet.engine.opencl.backend import OpenCLBackend
 from emberfleet.engine.opencl.dot import Dot, device_forms, exact_form
 from emberfleet.engine.opencl.integer import OpenCLIntegerPredictor
@@ -132,6 +133,20 @@ def test_expands_of_a_fire_are_one_launch(backend: OpenCLBackend) -> None:
     predictor = OpenCLIntegerPredictor(backend.device, network, 1)
     assert predictor.program.kernels.count("conv2d_forward_s8") == convs - 2
     assert "copy_s8" not in predictor.program.kernels
+
+
+def test_threads_that_share_the_work_give_the_codes_of_the_reference(
+    backend: OpenCLBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short runs stay on the calling thread: here none counts as short."""
+    monkeypatch.setattr(dot_forms, "SHORT_WORK", 0)
+    network = conv_network((23, 19), (9, 70), (3, 3), pad=(1, 1, 1, 1))
+    predictor = OpenCLIntegerPredictor(backend.device, network, 2)
+    assert predictor.program.device is backend.device
+    q = np.random.default_rng(1).integers(-128, 128, (3, 23, 19, 9)).astype(np.int8)
+    expected = NumpyBackend().integer_predictor(network, 3).run_integer(q)
+    for _ in range(20):
+        np.testing.assert_array_equal(predictor.run_integer(q), expected)
 
 
 def test_images_of_another_shape_are_refused(backend: OpenCLBackend) -> None:

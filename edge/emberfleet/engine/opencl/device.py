@@ -49,6 +49,9 @@ MOST_LANES = 64
 
 GPU_VECTOR = 4
 
+CALLING_THREAD = ("basic", "cpu-minimal")
+"""How the names begin of PoCL's devices that compute on the calling thread: up to version 3, from 4 on."""
+
 LANE_REGISTERS = 8
 """Vectors of 4 in a lane's tile at most: 32 registers, so that many lanes are under way at a time."""
 
@@ -102,6 +105,7 @@ class OpenCLDevice:
     """Whether composed programs are kept as binaries: for PoCL, whose own cache is slow to read."""
     fuses: bool = field(init=False)
     """Whether programs are fused into one launch each."""
+    _calling: OpenCLDevice | None = field(init=False, default=None, repr=False)
     _programs: dict[tuple[str, Any], Program] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -141,6 +145,30 @@ class OpenCLDevice:
             return self
         limits = replace(self.limits, vector_registers=self.cpu_registers)
         return replace(self, family=family, limits=limits, tuned={})
+
+    def calling_thread(self) -> OpenCLDevice:
+        """The same processor on the calling thread, for work shorter than waking others; else this device."""
+        if not self.fuses or self.limits.compute_units == 1:
+            return self
+        if self._calling is None:
+            import pyopencl as cl
+
+            (own,) = self.context.devices
+            devices = own.platform.get_devices()
+            found = [d for d in devices if str(d.name).startswith(CALLING_THREAD)]
+            if not found or mend_unknown_cpu(found[0], str(own.platform.version), devices) != self.cpu_name:
+                return self
+            with foreign_errors("opening the calling thread's device"):
+                context = cl.Context([found[0]])
+                self._calling = replace(
+                    self,
+                    name=str(found[0].name).strip(),
+                    context=context,
+                    queue=cl.CommandQueue(context),
+                    limits=replace(self.limits, compute_units=1),
+                    tuned={},
+                )
+        return self._calling
 
     def build(self, source_name: str, options: DataclassInstance | None = None) -> Program:
         """Build ``<source_name>.cl`` with the options as ``-D`` definitions, or take it from the cache.
@@ -425,9 +453,8 @@ def _choose(platforms: list[Any], wanted: str | None, threads: int | None, famil
     processors = [d for d in devices if d.type & cl.device_type.CPU]
     if family == "gpu" and len(processors) < len(devices):
         return next(d for d in devices if d not in processors)
-    # PoCL's `basic` driver has one thread, the calling one.
     one_thread = (threads or len(os.sched_getaffinity(0))) == 1
-    processors.sort(key=lambda device: str(device.name).startswith("basic") != one_thread)
+    processors.sort(key=lambda device: str(device.name).startswith(CALLING_THREAD) != one_thread)
     return (processors or devices)[0]
 
 

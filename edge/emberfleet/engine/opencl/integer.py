@@ -27,7 +27,7 @@ from emberfleet.core.quantization import QMAX, QMIN
 from emberfleet.engine.batches import check_codes
 from emberfleet.engine.opencl.conv2d_s8 import Branch, PackedConvs, forward
 from emberfleet.engine.opencl.device import OpenCLDevice
-from emberfleet.engine.opencl.dot import Dot, choose_form, exact_form
+from emberfleet.engine.opencl.dot import Dot, choose_form, exact_form, suited_device
 from emberfleet.engine.opencl.layout import NO_HALO, View, image_shape, round_up
 from emberfleet.engine.opencl.network import widest
 from emberfleet.engine.opencl.predictor import Staging
@@ -62,8 +62,9 @@ class OpenCLIntegerPredictor:
         if not device.limits.int64:
             raise DeviceError(f"'{device.name}' has no 64-bit integers, which int8 networks need")
         self.network, self.batch = network, batch
-        self.program = Program(device, device.limits.vector_width, batch, element_bytes=1)
         self.dot = choose_form(device, dot)
+        device = suited_device(device, self.dot, batch * _products(network))
+        self.program = Program(device, device.limits.vector_width, batch, element_bytes=1)
         self._codes = Codes(self.program.vector, bool(self.dot.offset))
         self._halos = _halos(network)
         self._slots = _concat_slots(network, self.program.vector)
@@ -267,6 +268,12 @@ def _joins(first: IntegerOp, op: IntegerOp, views: Mapping[str, View]) -> bool:
         return False
     same = first.input == op.input and first.stride == op.stride
     return same and views[first.output].images is views[op.output].images
+
+
+def _products(network: IntegerNetwork) -> int:
+    """How many products all convolutions sum for one image."""
+    convs = [op for op in network.ops if isinstance(op, IntegerConv)]
+    return sum(op.weights.size * math.prod(network.tensors[op.output].shape[:-1]) for op in convs)
 
 
 def _halos(network: IntegerNetwork) -> dict[str, Padding]:
