@@ -14,7 +14,12 @@ from emberfleet.engine.opencl.dot import Dot, device_forms, exact_form
 from emberfleet.engine.opencl.integer import OpenCLIntegerPredictor
 from tests.core.networks import bypass_network, random_tensors
 from tests.engine.networks import random_batch
-from tests.engine.opencl.integer_networks import average_pool_network, identity_network, max_pool_network
+from tests.engine.opencl.integer_networks import (
+    average_pool_network,
+    conv_network,
+    identity_network,
+    max_pool_network,
+)
 from tests.engine.opencl.networks import WINDOWS, plain_network, wide_network
 
 GRAPHS = {
