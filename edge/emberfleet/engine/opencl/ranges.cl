@@ -15,9 +15,10 @@ KERNEL(find_ranges_f32)(GROUPS GLOBAL_IN arena, GLOBAL_OUT found, __global const
         low = MIN_OF(extremes[c], low);
         high = MAX_OF(extremes[job[2] + c], high);
     }
-    const vec lowest = lane_max((vec)(-low), 1), highest = lane_max((vec)(high), 1);
+    low = -lane_max((vec)(-low), 1).s0;
+    high = lane_max((vec)(high), 1).s0;
     if (LANE == 0) {
-        found[2 * GROUP(0)] = -((const float *)&lowest)[0];
-        found[2 * GROUP(0) + 1] = ((const float *)&highest)[0];
+        found[2 * GROUP(0)] = low;
+        found[2 * GROUP(0) + 1] = high;
     }
 }
