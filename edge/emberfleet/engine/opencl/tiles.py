@@ -22,6 +22,9 @@ BUDGET = MappingProxyType({32: 28, 16: 12, LANE_REGISTERS: LANE_REGISTERS})
 """Accumulators of a tile at most, by the processor's vector registers: the rest holds operands. A lane of
 the gpu family counts its accumulators alone."""
 
+MAX_STREAMS = 8
+"""Places of the input that a weight gradient reads side by side: more need more address registers."""
+
 SPEED: Mapping[int, Mapping[int, float]] = MappingProxyType(
     {
         1: {4: 0.6, 5: 0.65, 6: 0.67, 7: 0.72, 8: 0.77, 9: 0.76, 10: 0.75, 11: 0.76, 13: 0.74, 16: 0.76},
@@ -137,6 +140,7 @@ def weight_candidates(shape: WeightShape, registers: int, within: float = 0.0) -
                 if weight_fits(shape, tile, registers):
                     sums = ky * kc * nv
                     reuse = sums / (ky * kc + nv) * min(1.0, sums / 8) * (1.0 if ky > 1 else 0.9)
+                    reuse *= 1.0 if ky * kc <= MAX_STREAMS else 0.75
                     scored.append((reuse, tile))
     scored.sort(key=lambda pair: -pair[0])
     return tuple(tile for score, tile in scored if score >= within * scored[0][0])
