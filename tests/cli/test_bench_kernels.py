@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from emberfleet.cli.bench_tune import tune_training
 from emberfleet.cli.main import app
 from emberfleet.converters.bundle import build_bundle
 from emberfleet.core.errors import DeviceError
@@ -95,3 +96,12 @@ def test_a_budget_of_nothing_measures_nothing_and_says_how_to_go_on() -> None:
     shown = run("tune", "--seconds", "0")
     assert "0 shapes measured" in shown
     assert "--seconds" in shown
+
+
+def test_training_tunes_its_own_network_and_batch(tmp_path: Path) -> None:
+    graph = built_in_model().graph
+    assert "defaults replaced" in tune_training("opencl", graph, 2, None)
+    kept = list((tmp_path / "emberfleet" / "opencl").glob("tiles-*.json"))
+    assert len(kept) == 1
+    found = json.loads(run("tune", "--batch", "2", "--predict", "0", "--seconds", "0", "--json"))
+    assert found["known"] > 0

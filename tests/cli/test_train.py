@@ -132,3 +132,11 @@ def skip_without_opencl() -> None:
         choose_backend("opencl", 1)
     except DeviceError as error:
         pytest.skip(str(error))
+
+
+def test_on_numpy_there_is_nothing_to_tune_and_that_is_said(digits: Path, tmp_path: Path) -> None:
+    code, _, stderr = run(
+        "--data=mnist", f"--root={digits}", f"--out={tmp_path / 'model'}", "--limit=20", "--tune", *QUICK
+    )
+    assert code == 0
+    assert "nothing to tune: computing with numpy" in stderr

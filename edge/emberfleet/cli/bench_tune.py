@@ -11,6 +11,7 @@ from emberfleet.cli.models import ModelArgument, find_model
 from emberfleet.cli.output import JsonOption, console, print_json, print_table
 
 if TYPE_CHECKING:
+    from emberfleet.core.graph import Graph
     from emberfleet.engine.opencl.device import OpenCLDevice
     from emberfleet.engine.opencl.program import Program
     from emberfleet.engine.opencl.tuned_tiles import Shape, Tile
@@ -34,7 +35,7 @@ def tune(
     here a few candidates for each convolution are checked against numpy and timed. The winners are kept
     in the cache folder, for this device, driver and number of threads, and used from then on by every
     training and prediction in floating point on OpenCL. Tune with the batch and the number of threads that
-    you train with.
+    you train with. Other tiles add numbers in another order: results differ in their last bits.
     """
     from emberfleet.engine.opencl import tuned_tiles, tuning
     from emberfleet.engine.opencl.device import open_device
@@ -48,6 +49,20 @@ def tune(
         print_json(_json(report, device.name, str(tuned_tiles.file_of(device))))
     else:
         _show(report, str(tuned_tiles.file_of(device)))
+
+
+def tune_training(backend: str, graph: Graph, batch: int, threads: int | None) -> str:
+    """Tune a network's training step before it is trained on a backend; returns what to tell the user."""
+    if backend != "opencl":
+        return f"nothing to tune: computing with {backend}"
+    from emberfleet.engine.backend import TrainingSpec
+    from emberfleet.engine.opencl import tuning
+    from emberfleet.engine.opencl.device import open_device
+    from emberfleet.engine.opencl.recording import record_training
+    from emberfleet.engine.optimizers import Sgd
+
+    device = open_device(threads=threads)
+    return _summary(tuning.tune(device, [record_training(device, graph, TrainingSpec(batch, Sgd()))]))
 
 
 def _programs(device: OpenCLDevice, model: TrainedModel, batch: int, predict: int) -> list[Program]:
@@ -138,18 +153,20 @@ def _show(report: Report, file: str) -> None:
                 f"{outcome.gain:.2f}" if replaced else "",
             )
         print_table(table)
-    changed = sum(outcome.chosen != outcome.trials[0].tile for outcome in report.outcomes)
-    out.print(
-        f"{len(report.outcomes)} shapes measured in {report.seconds:.1f} s, {changed} defaults replaced; "
-        f"all of them together are {report.gain:.3f} times as fast as untuned",
-        soft_wrap=True,
-    )
-    if report.known:
-        out.print(f"{report.known} more were measured before; --again measures them anew", soft_wrap=True)
-    if report.left:
-        out.print(
-            f"{report.left} more did not fit into the time; run this again to go on, or raise --seconds",
-            soft_wrap=True,
-        )
+    out.print(_summary(report), soft_wrap=True)
     if report.outcomes:
         out.print(f"kept in {escape(file)}", soft_wrap=True)
+
+
+def _summary(report: Report) -> str:
+    """What one tuning did, in a few sentences."""
+    changed = sum(outcome.chosen != outcome.trials[0].tile for outcome in report.outcomes)
+    found = [
+        f"{len(report.outcomes)} shapes measured in {report.seconds:.1f} s, {changed} defaults replaced: "
+        f"all of them together are {report.gain:.3f} times as fast as untuned"
+    ]
+    if report.known:
+        found.append(f"{report.known} more were measured before; bench tune --again measures them anew")
+    if report.left:
+        found.append(f"{report.left} more did not fit into the time; tune again to go on, or raise --seconds")
+    return "; ".join(found)

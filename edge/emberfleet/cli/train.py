@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from emberfleet.cli.bench_tune import tune_training
 from emberfleet.cli.memory import MemoryLimitOption, make_memory_observer, memory_facts, parse_limit
 from emberfleet.cli.output import JsonOption, console, print_json
 
@@ -77,6 +78,9 @@ def train(
     backend: Annotated[str, typer.Option(help="auto, opencl or numpy.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Most processor threads.")] = None,
     memory_limit: MemoryLimitOption = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="First find OpenCL's fastest tiles for it, as 'bench tune' does.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -85,6 +89,7 @@ def train(
     What is left out comes from the data set's recipe. The same options and seed give the same model.
     """
     from emberfleet.engine.selection import choose_backend
+    from emberfleet.train.models import build_model
     from emberfleet.train.recipes import recipe_for
     from emberfleet.train.training import choice_for, measure, train_model, with_figures
 
@@ -117,6 +122,11 @@ def train(
         f"computing with {place.name}",
         soft_wrap=True,
     )
+    if tune:
+        graph = build_model(model or recipe.model, choice)
+        with remarks.status("Tuning"):
+            words = tune_training(place.name, graph, config.batch, threads)
+        remarks.print(words, soft_wrap=True)
     with _Observers(remarks, out / EVENTS_FOLDER, limit_bytes is not None) as observers:
         trained = train_model(
             model or recipe.model, choice, learning, held_out if len(held_out) else None, config, place,
