@@ -89,7 +89,7 @@ def probe_opencl() -> Facts:
     """List the devices of every OpenCL platform, without running anything on them."""
     import pyopencl as cl
 
-    from emberfleet.engine.opencl.device import family_and_lanes
+    from emberfleet.engine.opencl.limits import family_and_lanes
 
     facts: Facts = {"version": version("pyopencl"), "devices": []}
     try:

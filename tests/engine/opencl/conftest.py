@@ -4,7 +4,8 @@ import pytest
 
 from emberfleet.core.errors import DeviceError
 from emberfleet.engine.opencl.backend import OpenCLBackend
-from emberfleet.engine.opencl.device import FAMILIES, OpenCLDevice, open_device
+from emberfleet.engine.opencl.device import OpenCLDevice, open_device
+from emberfleet.engine.opencl.limits import FAMILIES
 
 
 @pytest.fixture(scope="session")

@@ -77,6 +77,15 @@ def test_an_unknown_platform_names_those_here(device: OpenCLDevice) -> None:
         open_device("no such platform")
 
 
+def test_the_environment_chooses_the_platform(device: OpenCLDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = device.driver.split()[0]
+    monkeypatch.setenv("EMBERFLEET_OPENCL_PLATFORM", name.lower())
+    assert open_device().driver == device.driver
+    monkeypatch.setenv("EMBERFLEET_OPENCL_PLATFORM", "no such platform")
+    with pytest.raises(DeviceError, match="'no such platform' in its name"):
+        open_device()
+
+
 @pytest.mark.parametrize("threads", ["0", "two", "-1"])
 def test_a_wrong_number_of_threads_is_refused(threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBERFLEET_THREADS", threads)

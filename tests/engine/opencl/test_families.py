@@ -17,7 +17,8 @@ from emberfleet.engine.backend import Backend, TrainingSpec
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.opencl import launches
 from emberfleet.engine.opencl.backend import OpenCLBackend
-from emberfleet.engine.opencl.device import Family, OpenCLDevice, family_and_lanes, open_device
+from emberfleet.engine.opencl.device import OpenCLDevice, open_device
+from emberfleet.engine.opencl.limits import Family, family_and_lanes
 from emberfleet.engine.optimizers import Adam
 from emberfleet.engine.selection import BackendWithFallback
 from tests.core.networks import bypass_network

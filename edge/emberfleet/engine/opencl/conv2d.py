@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from emberfleet.core.errors import ShapeError
-from emberfleet.engine.opencl.device import MOST_PARTS, OpenCLDevice
+from emberfleet.engine.opencl.device import OpenCLDevice
 from emberfleet.engine.opencl.layout import Place, View, round_up
+from emberfleet.engine.opencl.limits import MOST_PARTS
 from emberfleet.engine.opencl.program import ARENA, FLOAT_BYTES, Program
 from emberfleet.engine.opencl.tiles import (
     ForwardShape,

@@ -1,8 +1,5 @@
 """One OpenCL device, opened once: context, in-order queue, limits, and programs built from .cl files.
 
-A device computes in one of two families. In `cpu` a group has one work-item and wide vectors, and groups
-are few; in `gpu` a group has many work-items (lanes) with vectors of 4, and groups are many.
-
 pyopencl is imported here alone, where a device is opened, and every error it raises leaves as a
 `DeviceError` that says what to do.
 """
@@ -12,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import platform
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -20,12 +16,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib import resources
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from emberfleet.core.errors import BuildError, ConfigError, DeviceError
 from emberfleet.engine.opencl import binaries
-from emberfleet.engine.opencl.pocl_cpu import mend_unknown_cpu, processor_flags
+from emberfleet.engine.opencl.limits import (
+    GPU_VECTOR,
+    LANE_REGISTERS,
+    MOST_PARTS,
+    Family,
+    Limits,
+    lanes_of,
+    read_features,
+    read_limits,
+    wanted_family,
+)
+from emberfleet.engine.opencl.pocl_cpu import mend_unknown_cpu
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -39,42 +45,11 @@ PRELUDE = "prelude"
 """The .cl file put before every other one."""
 
 THREADS_VARIABLE = "EMBERFLEET_THREADS"
-FAMILY_VARIABLE = "EMBERFLEET_OPENCL_FAMILY"
-
-Family: TypeAlias = Literal["cpu", "gpu"]
-FAMILIES: tuple[Family, ...] = ("cpu", "gpu")
-
-MOST_LANES = 64
-"""Work-items of a group in the gpu family: two warps, one wavefront, four of v3d's batches of 16."""
-
-GPU_VECTOR = 4
-
+PLATFORM_VARIABLE = "EMBERFLEET_OPENCL_PLATFORM"
 CALLING_THREAD = ("basic", "cpu-minimal")
 """How the names begin of PoCL's devices that compute on the calling thread: up to version 3, from 4 on."""
 
-LANE_REGISTERS = 8
-"""Vectors of 4 in a lane's tile at most: 32 registers, so that many lanes are under way at a time."""
-
-MOST_PARTS = 64
-"""Partial sums of one value at most, in the gpu family."""
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the device allows and what suits it."""
-
-    compute_units: int
-    vector_width: int
-    """Floats per vector register: 16, 8 or 4."""
-    vector_registers: int
-    """Of the processor: 32 or 16."""
-    max_allocation_bytes: int
-    max_work_group: int
-    local_bytes: int
-    int64: bool = True
-    """Whether kernels may use 64-bit integers: the embedded profile leaves them out."""
 
 
 @dataclass(eq=False)
@@ -118,7 +93,7 @@ class OpenCLDevice:
     @property
     def lanes(self) -> int:
         """Work-items of a group."""
-        return _lanes(self.family, self.limits)
+        return lanes_of(self.family, self.limits)
 
     @property
     def busy_groups(self) -> int:
@@ -295,7 +270,7 @@ def open_device(
     opening: PoCL starts its threads when its platform is first asked for devices.
 
     Args:
-        platform: Part of a platform's name; None: any.
+        platform: Part of a platform's name; None: EMBERFLEET_OPENCL_PLATFORM, else any.
         threads: Most threads of a CPU; None: EMBERFLEET_THREADS, else all cores.
         family: What the device computes in; ``gpu`` also prefers a device that is no CPU. None:
             EMBERFLEET_OPENCL_FAMILY, else ``cpu`` for a CPU and ``gpu`` for all others.
@@ -305,19 +280,12 @@ def open_device(
         ConfigError: the number of threads is not a positive number, or there is no such family.
     """
     threads = _wanted_threads(threads)
-    family = family or _wanted_family()
+    family = family or wanted_family()
+    platform = platform or os.environ.get(PLATFORM_VARIABLE) or None
     key = (platform, threads, family)
     if key not in _open_devices:
         _open_devices[key] = _open(platform, threads, family)
     return _open_devices[key]
-
-
-def family_and_lanes(device: Any) -> tuple[Family, int]:
-    """What a `pyopencl.Device` would compute in when opened, and the work-items of its groups."""
-    import pyopencl as cl
-
-    family = _wanted_family() or ("cpu" if device.type & cl.device_type.CPU else "gpu")
-    return family, _lanes(family, _limits(device, None))
 
 
 @contextmanager
@@ -359,16 +327,6 @@ def _wanted_threads(threads: int | None) -> int | None:
     return threads
 
 
-def _wanted_family() -> Family | None:
-    text = os.environ.get(FAMILY_VARIABLE)
-    if not text:
-        return None
-    for family in FAMILIES:
-        if text == family:
-            return family
-    raise ConfigError(f"{FAMILY_VARIABLE} is '{text}', expected one of {', '.join(FAMILIES)}")
-
-
 def _open(platform: str | None, threads: int | None, family: Family | None) -> OpenCLDevice:
     _prepare_pocl(threads)
     try:
@@ -391,7 +349,7 @@ def _open(platform: str | None, threads: int | None, family: Family | None) -> O
         flags: tuple[str, ...] = (f"-DHOST_CPU_{cpu_name.replace('-', '_')}",) if cpu_name else ()
         if "pocl" in version.lower():
             flags += ("-DBUILTIN_SQRT",)
-        limits = _limits(found, cpu_name)
+        limits = read_limits(found, cpu_name)
         is_cpu = bool(found.type & cl.device_type.CPU)
         return OpenCLDevice(
             name=str(found.name).strip(),
@@ -401,7 +359,7 @@ def _open(platform: str | None, threads: int | None, family: Family | None) -> O
             queue=queue,
             cpu_name=cpu_name,
             flags=flags,
-            features=_features(found),
+            features=read_features(found),
             groups_are_threads="pocl" in version.lower() and is_cpu,
             family=family or ("cpu" if is_cpu else "gpu"),
             cpu_width=limits.vector_width,
@@ -456,40 +414,3 @@ def _choose(platforms: list[Any], wanted: str | None, threads: int | None, famil
     one_thread = (threads or len(os.sched_getaffinity(0))) == 1
     processors.sort(key=lambda device: str(device.name).startswith(CALLING_THREAD) != one_thread)
     return (processors or devices)[0]
-
-
-def _features(device: Any) -> frozenset[str]:
-    import pyopencl as cl
-
-    extensions = frozenset(str(device.extensions).split())
-    if not device.type & cl.device_type.CPU:
-        return extensions
-    try:
-        return extensions | processor_flags(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    except OSError:
-        return extensions
-
-
-def _limits(device: Any, cpu_name: str | None) -> Limits:
-    if cpu_name is not None:
-        # PoCL computed its preferred width for the processor it did not know.
-        width = {"cascadelake": 16, "skylake-avx512": 16, "haswell": 8}.get(cpu_name, 4)
-    else:
-        width = min(max(int(device.native_vector_width_float), 4), 16)
-    return Limits(
-        compute_units=int(device.max_compute_units),
-        vector_width=width,
-        vector_registers=16 if width < 16 and platform.machine() in ("x86_64", "AMD64") else 32,
-        max_allocation_bytes=int(device.max_mem_alloc_size),
-        max_work_group=min(int(device.max_work_group_size), int(device.max_work_item_sizes[0])),
-        local_bytes=int(device.local_mem_size),
-        int64="EMBEDDED" not in str(device.profile) or "cles_khr_int64" in str(device.extensions).split(),
-    )
-
-
-def _lanes(family: Family, limits: Limits) -> int:
-    """A power of two that the device allows, whose sums of one vector each fit its local memory."""
-    if family == "cpu":
-        return 1
-    most = min(MOST_LANES, limits.max_work_group, limits.local_bytes // (4 * GPU_VECTOR))
-    return 1 << max(most, 1).bit_length() - 1

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from emberfleet.engine.opencl.device import LANE_REGISTERS
+from emberfleet.engine.opencl.limits import LANE_REGISTERS
 
 MAX_VECTORS, MAX_ROWS = 4, 4
 """Vectors of output channels and rows of pixels in a tile at most."""
