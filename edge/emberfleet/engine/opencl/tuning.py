@@ -21,15 +21,24 @@ import numpy as np
 
 from emberfleet.core.arrays import Float32
 from emberfleet.engine.opencl import conv2d
-from emberfleet.engine.opencl.conv2d import Epilogue, ForwardWork, Weight, WeightWork
+from emberfleet.engine.opencl.conv2d import ForwardWork, WeightWork
+from emberfleet.engine.opencl.conv2d_reference import (
+    ConvolutionWork,
+    forward_by_numpy,
+    seen,
+    sums_of,
+    taps_of,
+    twin_of,
+    weight_floats,
+    weight_gradient_by_numpy,
+)
 from emberfleet.engine.opencl.device import OpenCLDevice
-from emberfleet.engine.opencl.layout import Place, View
+from emberfleet.engine.opencl.layout import View
 from emberfleet.engine.opencl.program import ARENA, FLOAT_BYTES, Program
 from emberfleet.engine.opencl.tiles import ForwardShape, forward_candidates, weight_candidates
 from emberfleet.engine.opencl.tuned_tiles import Shape, Tile, load, remember, save
 from emberfleet.engine.tolerance import tolerance
 
-ConvolutionWork: TypeAlias = ForwardWork | WeightWork
 Candidates: TypeAlias = Callable[[Shape, int], Sequence[Tile]]
 """The tiles to try for a shape on a processor with so many registers, the default first."""
 Timer: TypeAlias = Callable[[Program, int, int], float]
@@ -260,9 +269,9 @@ class _Bench:
         """Build the candidates of a group as one program; some drivers do so when it first runs."""
         program = Program(self._device, group[0][0].shape.vector, batch=1)
         recorded = [self._record(program, work) for work, _ in group]
-        weights = max((_weight_floats(work) for work, _ in group if isinstance(work, ForwardWork)), default=0)
+        weights = max((weight_floats(work) for work, _ in group if isinstance(work, ForwardWork)), default=0)
         sums = max(
-            (max(places.parts.values()) * _sums(work) for places in recorded
+            (max(places.parts.values()) * sums_of(work) for places in recorded
              if isinstance(work := places.work, WeightWork)), default=0,
         )  # fmt: skip
         sizes = {"weights": FLOAT_BYTES * weights, "gradients": FLOAT_BYTES * sums}
@@ -311,7 +320,7 @@ class _Bench:
         copies = int(min(max(1, SAMPLE_FLOPS * cores // work.flops), MAX_COPIES))
         trials: list[_Trial] = []
         parts: dict[Tile, int] = {}
-        twin = _twin(work, program.recorded)
+        twin = twin_of(work, program.recorded)
         for tile in self.tiles(work):
             self._device.tuned = {work.shape: tile}
             trials.append(_Trial(tile, program.recorded))
@@ -320,7 +329,7 @@ class _Bench:
                     conv2d.forward(program, twin.x, twin.weight, twin.y, twin.window, twin.epilogue)
                 else:
                     parts[tile] = conv2d.weight_parts(program, twin.x, twin.dy, twin.window)
-                    conv2d.backward_weight(program, twin.x, twin.dy, twin.window, (0, _sums(twin)))
+                    conv2d.backward_weight(program, twin.x, twin.dy, twin.window, (0, sums_of(twin)))
         return _Places(twin, parts, copies, tuple(trials))
 
     def _right(self, program: Program, places: _Places) -> list[_Trial]:
@@ -328,12 +337,12 @@ class _Bench:
         work = places.work
         x = self._fill(program, work.x)
         if isinstance(work, ForwardWork):
-            weights = self._random(_weight_floats(work))
+            weights = self._random(weight_floats(work))
             program.write("weights", weights)
-            expected = np.stack([_forward(work, x, weights, image) for image in _checked(work.y)])
-            length = work.weight.channels * len(_taps(work))
+            expected = np.stack([forward_by_numpy(work, x, weights, image) for image in _checked(work.y)])
+            length = work.weight.channels * len(taps_of(work))
         else:
-            expected = _weight_gradient(work, x, self._fill(program, work.dy))
+            expected = weight_gradient_by_numpy(work, x, self._fill(program, work.dy))
             length = work.dy.batch * work.dy.height * work.dy.width
         allowed = tolerance(2 * length, np.float32) * float(np.abs(expected).max())
         found: list[_Trial] = []
@@ -352,7 +361,7 @@ class _Bench:
     def _fill(self, program: Program, view: View) -> Float32:
         """Random values where the tensor is, zeros around it; a copy of the whole storage."""
         flat = np.zeros(view.images.floats, np.float32)
-        inside = _seen(flat, view.place(), view, view.channels)
+        inside = seen(flat, view.place(), view, view.channels)
         inside[...] = self._random(view.size).reshape(inside.shape)
         program.upload(view.images, flat)
         return flat
@@ -366,7 +375,7 @@ def _run(program: Program, work: ConvolutionWork, trial: _Trial, parts: int) -> 
     """The result of a candidate: the images checked, or the sum of the partial gradients."""
     if isinstance(work, WeightWork):
         program.run(trial.position, trial.position + 1)
-        partial = program.read("gradients", parts * _sums(work))
+        partial = program.read("gradients", parts * sums_of(work))
         return np.asarray(partial.reshape(parts, -1).sum(axis=0), np.float32)
     images = work.y.images
     starts = [FLOAT_BYTES * (images.offset + image * images.padded_image) for image in _checked(work.y)]
@@ -375,80 +384,9 @@ def _run(program: Program, work: ConvolutionWork, trial: _Trial, parts: int) -> 
     program.run(trial.position, trial.position + 1)
     flats = [program.read(ARENA, images.padded_image, offset_bytes=start) for start in starts]
     one = replace(work.y, images=replace(images, batch=1))
-    return np.stack([_seen(flat, work.y.place(), one, work.y.padded_channels) for flat in flats])
+    return np.stack([seen(flat, work.y.place(), one, work.y.padded_channels) for flat in flats])
 
 
 def _checked(y: View) -> list[int]:
     """Images whose results are compared: the first, the last and one between."""
     return sorted({0, y.batch // 2, y.batch - 1})
-
-
-def _taps(work: ConvolutionWork) -> list[tuple[int, int]]:
-    """Places of the window."""
-    down, across = work.window.kernel
-    return [(i, j) for i in range(down) for j in range(across)]
-
-
-def _twin(work: ConvolutionWork, number: int) -> ConvolutionWork:
-    """The same work on storages of its own, with a number in their names."""
-    if isinstance(work, WeightWork):
-        return replace(work, x=_like(work.x, f"x#{number}"), dy=_like(work.dy, f"dy#{number}"))
-    floats = _weight_floats(work) - work.weight.padded_outputs
-    return replace(
-        work,
-        x=_like(work.x, f"x#{number}"),
-        y=_like(work.y, f"y#{number}"),
-        weight=Weight("weights", 0, work.weight.channels, work.weight.padded_outputs),
-        epilogue=Epilogue(
-            ("weights", floats) if work.epilogue.bias else None, work.epilogue.relu, work.epilogue.accumulate
-        ),
-    )
-
-
-def _like(view: View, name: str) -> View:
-    return replace(view, images=replace(view.images, name=name, offset=-1))
-
-
-def _weight_floats(work: ForwardWork) -> int:
-    """Of the weights and a bias behind them."""
-    return (len(_taps(work)) * work.weight.channels + 1) * work.weight.padded_outputs
-
-
-def _sums(work: WeightWork) -> int:
-    return len(_taps(work)) * work.x.channels * work.dy.padded_channels
-
-
-def _seen(flat: Float32, place: Place, y: View, channels: int) -> Float32:
-    """The pixels ``(N, H, W, C)`` of a storage that a kernel visits, as a view of it."""
-    shape = (y.batch, y.height, y.width, channels)
-    strides = tuple(FLOAT_BYTES * step for step in (place.image, place.row, place.pixel, 1))
-    return np.lib.stride_tricks.as_strided(flat[place.start :], shape, strides)
-
-
-def _rows(flat: Float32, work: ConvolutionWork, y: View, channels: int) -> Float32:
-    """What the window reads at every output pixel: ``(N * H * W, KH * KW * C)``."""
-    window = work.window
-    taps = [
-        _seen(flat, work.x.window(window.up - i, window.left - j, window.stride), y, channels)
-        for i, j in _taps(work)
-    ]
-    return np.concatenate(taps, axis=3).reshape(-1, len(taps) * channels)
-
-
-def _forward(work: ForwardWork, x: Float32, weights: Float32, image: int) -> Float32:
-    """The convolution of one image by numpy, ``(H, W, O padded)``."""
-    channels, outputs = work.weight.channels, work.weight.padded_outputs
-    one = replace(work.y, images=replace(work.y.images, batch=1))
-    rows = _rows(x[image * work.x.images.padded_image :], work, one, channels)
-    matrix = weights.reshape(-1, outputs)
-    y = rows @ matrix[:-1]
-    if work.epilogue.bias:
-        y += matrix[-1]
-    return np.maximum(y, 0.0) if work.epilogue.relu else y
-
-
-def _weight_gradient(work: WeightWork, x: Float32, dy: Float32) -> Float32:
-    """The gradient by numpy, ``(KH * KW * C, O padded)``."""
-    padded = work.dy.padded_channels
-    gradient = _seen(dy, work.dy.place(), work.dy, padded).reshape(-1, padded)
-    return _rows(x, work, work.dy, work.x.channels).T @ gradient
