@@ -68,9 +68,12 @@ def package(name: str, folder: Path) -> Packaged:
 
 
 def empty_caches(folder: Path) -> dict[str, str]:
-    """An environment in which neither the driver nor we remember a kernel."""
+    """An environment in which no kernel is remembered; Python keeps byte code, as where it is installed."""
     (folder / "pocl").mkdir(parents=True)
-    return {"XDG_CACHE_HOME": str(folder), "POCL_CACHE_DIR": str(folder / "pocl"), "PYOPENCL_NO_CACHE": "1"}
+    return {
+        "XDG_CACHE_HOME": str(folder), "POCL_CACHE_DIR": str(folder / "pocl"), "PYOPENCL_NO_CACHE": "1",
+        "PYTHONPYCACHEPREFIX": str(folder.parent / "bytecode"), "PYTHONDONTWRITEBYTECODE": "",
+    }  # fmt: skip
 
 
 def run(model: Packaged, how: str, precision: str, environment: Mapping[str, str]) -> Found:

@@ -9,14 +9,12 @@ import pytest
 
 from emberfleet.core.errors import DeviceError
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
-from emberfleet.engine.opencl.device import CALLING_THREAD, OpenCLDevice
+from emberfleet.engine.opencl.device import CALLING_THREAD, SHORT_WORK, OpenCLDevice
 from emberfleet.engine.opencl.dot import (
-    SHORT_WORK,
     Dot,
     choose_form,
     device_forms,
     exact_form,
-    suited_device,
 )
 from emberfleet.engine.opencl.integer import OpenCLIntegerPredictor
 from emberfleet.engine.opencl.pocl_cpu import processor_flags
@@ -75,9 +73,9 @@ def test_a_form_that_the_device_lacks_is_refused(device: OpenCLDevice) -> None:
 
 def test_short_runs_stay_on_the_calling_thread(device: OpenCLDevice) -> None:
     alone = device.calling_thread()
-    assert suited_device(device, Dot.VPDPBUSD, SHORT_WORK - 1) is alone
-    assert suited_device(device, Dot.VPDPBUSD, SHORT_WORK) is device
-    assert suited_device(device, Dot.FLOAT, SHORT_WORK // 2) is device
+    assert device.suited(SHORT_WORK - 1) is alone
+    assert device.suited(SHORT_WORK) is device
+    assert device.suited(SHORT_WORK // 2, SHORT_WORK // 4) is device
     if device.groups_are_threads:
         assert alone.limits == replace(device.limits, compute_units=1)
         assert alone.name.startswith(CALLING_THREAD)

@@ -8,8 +8,8 @@ from emberfleet.core.graph import Conv2D, GlobalAveragePool, Graph, Input, Relu
 from emberfleet.core.integer import IntegerConv, IntegerNetwork, quantize
 from emberfleet.core.quantization import QuantParams
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
-from emberfleet.engine.opencl import dot as dot_forms
 from emberfleet.engine.opencl.backend import OpenCLBackend
+from emberfleet.engine.opencl.device import OpenCLDevice
 from emberfleet.engine.opencl.dot import Dot, device_forms, exact_form
 from emberfleet.engine.opencl.integer import OpenCLIntegerPredictor
 from tests.core.networks import bypass_network, random_tensors
@@ -144,7 +144,7 @@ def test_threads_that_share_the_work_give_the_codes_of_the_reference(
     backend: OpenCLBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Short runs stay on the calling thread: here none counts as short."""
-    monkeypatch.setattr(dot_forms, "SHORT_WORK", 0)
+    monkeypatch.setattr(OpenCLDevice, "suited", lambda device, products, short=0: device)
     network = conv_network((23, 19), (9, 70), (3, 3), pad=(1, 1, 1, 1))
     predictor = OpenCLIntegerPredictor(backend.device, network, 2)
     assert predictor.program.device is backend.device

@@ -208,11 +208,12 @@ class Backward:
     def _conv(self, unit: Unit, node: Conv2D, dy: View) -> None:
         program, window = self.program, window_of(node)
         (name,) = unit.inputs
-        if unit.relu:
-            elementwise.relu_backward(program, self.recall.raw(unit.output), dy, dy, accumulate=False)
+        open_where = self.recall.raw(unit.output) if unit.relu else None
         bias = self.learned.get(f"{node.name}/bias")
         if bias is not None:
-            elementwise.bias_gradient(program, dy, (bias.offset, bias.floats))
+            elementwise.bias_gradient(program, dy, (bias.offset, bias.floats), open_where)
+        elif open_where is not None:
+            elementwise.relu_backward(program, open_where, dy, dy, accumulate=False)
         weight = self.learned.get(f"{node.name}/weight")
         if weight is not None:
             x = self.recall.view(name)

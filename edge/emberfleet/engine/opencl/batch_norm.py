@@ -11,14 +11,6 @@ RELU, BATCH, QUANTIZE, ACCUMULATE, WRITE_DX, REPEAT = 1, 2, 4, 8, 16, 32
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """Vectors of channels that one group works on."""
-
-    b: int
-    v: int
-
-
-@dataclass(frozen=True, slots=True)
 class Norm:
     """One batch norm: its numbers and where its tensors lie."""
 
@@ -48,7 +40,7 @@ class Saved:
 
 def forward(program: Program, x: View, y: View, norm: Norm) -> Saved:
     """Record statistics and normalisation; `y` may be `x`'s own storage only when backward is not wanted."""
-    block, panels, channels = _block(x, program)
+    block, panels, channels = program.channel_block(x)
     size, parts = program.parts(x, summed=True)
     partial = program.scratch("batch_norm/partial", parts * 2 * channels)
     saved = program.scratch("batch_norm/saved", 4 * channels)
@@ -77,7 +69,7 @@ def forward(program: Program, x: View, y: View, norm: Norm) -> Saved:
 
 def repeat(program: Program, x: View, y: View, norm: Norm, saved: Saved) -> None:
     """Record `y` once more from the same `x`: the same bits; statistics and extremes stay."""
-    block, panels, channels = _block(x, program)
+    block, panels, channels = program.channel_block(x)
     size, parts = program.parts(x, summed=True)
     program.emit(
         "batch_norm",
@@ -113,7 +105,7 @@ def backward(
         targets: Offsets of dgamma and dbeta in the buffer `gradients`, -1 where not wanted.
         accumulate: Add to what is in `dx`.
     """
-    block, panels, channels = _block(x, program)
+    block, panels, channels = program.channel_block(x)
     size, parts = program.parts(x, summed=True)
     partial = program.scratch("batch_norm/sums", parts * 2 * channels)
     pv = (partial, channels, parts, saved.statistics)
@@ -140,13 +132,3 @@ def _flags(norm: Norm) -> int:
         | (BATCH if norm.batch_statistics else 0)
         | (QUANTIZE if norm.rounding is not None else 0)
     )
-
-
-def _block(x: View, program: Program) -> tuple[Block, int, int]:
-    """A lane's vectors, how many groups share the channels, the channels.
-
-    Four vectors where there is one lane and the channels allow it: loads of whole cache lines in a row.
-    """
-    vectors = x.padded_channels // program.vector
-    b = 4 if vectors % 4 == 0 and program.device.lanes == 1 else 1
-    return Block(b, program.vector), vectors // b // program.device.span(vectors // b), x.padded_channels

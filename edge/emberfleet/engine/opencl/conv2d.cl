@@ -11,8 +11,9 @@
 // Versions:
 //   conv2d_forward_f32 (MRX, MRY, NV)         tile: MRX x MRY pixels x NV vectors of output channels
 //   conv2d_backward_weight_f32 (KY, KC, NV)   tile: KY window rows x KC channels x NV vectors
-// A lane computes one tile after the other; lanes side by side have the same pixels and other outputs. A tile that would reach beyond the image is moved back inside and its
-// pixels that were done before are not written again.
+// A lane computes one tile after the other; lanes side by side have the same pixels and other outputs. A tile
+// that would reach beyond the image is moved back inside and its pixels that were done before are not written
+// again.
 //
 // Tolerance: reduction length KH*KW*C forward, N*H*W weight gradient.
 

@@ -16,10 +16,6 @@ UNSIGNED_OFFSET = 128
 """What is added to a code to store it as an unsigned byte."""
 
 
-SHORT_WORK = 32_000_000
-"""Products that one core sums four at a time while others are woken, and half as long again."""
-
-
 class Dot(IntEnum):
     """Forms of the int8 dot product, the number being the kernel's DOT option."""
 
@@ -71,12 +67,6 @@ def choose_form(device: OpenCLDevice, wanted: Dot | None) -> Dot:
     if wanted not in forms:
         raise DeviceError(f"'{device.name}' has no {wanted.name.lower()} dot product")
     return wanted
-
-
-def suited_device(device: OpenCLDevice, form: Dot, products: int) -> OpenCLDevice:
-    """The calling thread's device for a run so short that it would end while other threads wake up."""
-    short = SHORT_WORK if form.grain > 1 else SHORT_WORK // 4
-    return device.calling_thread() if products < short else device
 
 
 def exact_form(form: Dot, length: int) -> Dot:

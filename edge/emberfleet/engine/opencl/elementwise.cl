@@ -2,7 +2,7 @@
 //
 //   copy       y = x                       (concat that could not be in place, add's gradient, halos)
 //   add        y = a + b
-//   relu       y = max(x, 0);              backward: dx = y > 0 ? dy : 0
+//   relu       y = max(x, 0);              backward: dx = y > 0 ? dy : 0, alone or with the sums of it
 //   dropout    y = keep(e) ? x * s : 0     forward and backward alike (engine/dropout.py)
 //   quantize   y = 8-bit rounding of x, with the minima and maxima of x per channel
 //   sum        sums of x per channel and part of the rows (the gradient of a bias)
@@ -176,23 +176,74 @@ KERNEL(quantize_channels_f32)(GROUPS GLOBAL_OUT x, GLOBAL_IN qp, const int4 xv, 
     }
 }
 
-// partial: offset, floats from one part to the next: the padded channels.   Group: part of the rows, vectors
-// of channels, one for each lane that lies beside another.
+#ifdef B
+#define EACH for (int b = 0; b < B; b++)
+#define LANES_OF_CHANNELS                                                               \
+    const int span = SPAN_OF(pv.y / (B * V)), turn = LANE / span, turns = LANES / span; \
+    const int c0 = (GROUP(1) * span + LANE % span) * (B * V);
+
+// partial: offset, floats from one part to the next: the padded channels.   Group: part of the rows, B vectors
+// of channels for each lane that lies beside another.
 KERNEL(sum_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT partial, const int4 xv, const int4 size, const int2 pv)
 {
     SHARED_LANES
-    const int span = SPAN_OF(pv.y / V), turn = LANE / span;
-    const int c = (GROUP(1) * span + LANE % span) * V;
-    vec total = (vec)(0.0f);
+    LANES_OF_CHANNELS
+    vec total[B];
+    #pragma unroll
+    EACH total[b] = (vec)(0.0f);
     FOR_EACH_ROW {
-        GLOBAL_IN a = ROW_OF(x, xv) + c;
-        vec line = (vec)(0.0f);
-        for (int w = turn; w < size.y; w += LANES / span) line += LOAD(a + w * xv.w);
-        total += line;
+        GLOBAL_IN a = ROW_OF(x, xv) + c0;
+        vec line[B];
+        #pragma unroll
+        EACH line[b] = (vec)(0.0f);
+        for (int w = turn; w < size.y; w += turns) {
+            #pragma unroll
+            EACH line[b] += LOAD(a + w * xv.w + b * V);
+        }
+        #pragma unroll
+        EACH total[b] += line[b];
     }
-    total = lane_sum(total, span);
-    if (turn == 0) STORE(partial + pv.x + GROUP(0) * pv.y + c) = total;
+    #pragma unroll
+    EACH {
+        const vec sum = lane_sum(total[b], span);
+        if (turn == 0) STORE(partial + pv.x + GROUP(0) * pv.y + c0 + b * V) = sum;
+    }
 }
+
+// In place, with the sums that the bias wants: one pass over dy where two would be.
+KERNEL(relu_backward_sum_f32)(GROUPS GLOBAL_IN y, GLOBAL_OUT dy, GLOBAL_OUT partial, const int4 yv, const int4 dv,
+                              const int4 size, const int2 pv)
+{
+    SHARED_LANES
+    LANES_OF_CHANNELS
+    vec total[B];
+    #pragma unroll
+    EACH total[b] = (vec)(0.0f);
+    FOR_EACH_ROW {
+        GLOBAL_IN a = ROW_OF(y, yv) + c0;
+        GLOBAL_OUT d = ROW_OF(dy, dv) + c0;
+        vec line[B];
+        #pragma unroll
+        EACH line[b] = (vec)(0.0f);
+        for (int w = turn; w < size.y; w += turns) {
+            #pragma unroll
+            EACH {
+                const vec open =
+                    LOAD(a + w * yv.w + b * V) > 0.0f ? LOAD(d + w * dv.w + b * V) : (vec)(0.0f);
+                STORE(d + w * dv.w + b * V) = open;
+                line[b] += open;
+            }
+        }
+        #pragma unroll
+        EACH total[b] += line[b];
+    }
+    #pragma unroll
+    EACH {
+        const vec sum = lane_sum(total[b], span);
+        if (turn == 0) STORE(partial + pv.x + GROUP(0) * pv.y + c0 + b * V) = sum;
+    }
+}
+#endif
 
 // from, to: H, W, C, unused of each shape.   Group: image.
 KERNEL(reshape_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 from, const int4 to,

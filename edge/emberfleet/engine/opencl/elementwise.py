@@ -7,7 +7,7 @@ import numpy as np
 from emberfleet.core.graph import Dropout
 from emberfleet.engine.dropout import threshold
 from emberfleet.engine.opencl.layout import Storage, View
-from emberfleet.engine.opencl.program import ARENA, Program
+from emberfleet.engine.opencl.program import ARENA, Argument, Program
 
 
 def copy(program: Program, x: View, y: View, accumulate: bool = False) -> None:
@@ -98,16 +98,19 @@ def bias_parts(program: Program, dy: View) -> int:
     return program.parts(dy, summed=True)[1]
 
 
-def bias_gradient(program: Program, dy: View, target: tuple[int, int]) -> None:
-    """Record sums of `dy` per channel into `gradients`: offset of the first part, floats between parts."""
+def bias_gradient(program: Program, dy: View, target: tuple[int, int], relu: View | None = None) -> None:
+    """Record sums of `dy` per channel into `gradients`: offset of the first part, floats between parts.
+
+    With `relu`, the output of a ReLU, `dy` is first set to zero where that is not above zero.
+    """
     size, parts = program.parts(dy, summed=True)
-    vectors = dy.padded_channels // program.vector
-    program.emit(
-        "elementwise",
-        "sum_f32",
-        (parts, vectors // program.device.span(vectors)),
-        *(ARENA, "gradients", dy, size, target),
-    )
+    block, panels, _ = program.channel_block(dy)
+    if relu is None:
+        arguments: tuple[Argument, ...] = (ARENA, "gradients", dy, size, target)
+        program.emit("elementwise", "sum_f32", (parts, panels), *arguments, options=block)
+    else:
+        arguments = (ARENA, ARENA, "gradients", relu, dy, size, target)
+        program.emit("elementwise", "relu_backward_sum_f32", (parts, panels), *arguments, options=block)
 
 
 def reshape(program: Program, x: View, y: View, accumulate: bool = False) -> None:

@@ -26,8 +26,8 @@ from emberfleet.core.integer import (
 from emberfleet.core.quantization import QMAX, QMIN
 from emberfleet.engine.batches import check_codes
 from emberfleet.engine.opencl.conv2d_s8 import Branch, PackedConvs, forward
-from emberfleet.engine.opencl.device import OpenCLDevice
-from emberfleet.engine.opencl.dot import Dot, choose_form, exact_form, suited_device
+from emberfleet.engine.opencl.device import SHORT_WORK, OpenCLDevice
+from emberfleet.engine.opencl.dot import Dot, choose_form, exact_form
 from emberfleet.engine.opencl.layout import NO_HALO, View, image_shape, round_up
 from emberfleet.engine.opencl.network import widest
 from emberfleet.engine.opencl.predictor import Staging
@@ -63,7 +63,8 @@ class OpenCLIntegerPredictor:
             raise DeviceError(f"'{device.name}' has no 64-bit integers, which int8 networks need")
         self.network, self.batch = network, batch
         self.dot = choose_form(device, dot)
-        device = suited_device(device, self.dot, batch * _products(network))
+        short = SHORT_WORK if self.dot.grain > 1 else SHORT_WORK // 4
+        device = device.suited(batch * _products(network), short)
         self.program = Program(device, device.limits.vector_width, batch, element_bytes=1)
         self._codes = Codes(self.program.vector, bool(self.dot.offset))
         self._halos = _halos(network)

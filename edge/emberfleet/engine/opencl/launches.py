@@ -139,12 +139,12 @@ class FusedLaunch:
             import pyopencl as cl
 
             self._kernel = cl.Kernel(program, "run_all")
-        self._rows = device.allocate(max(self._table.nbytes, 16), "the operations of a network")
+        self._rows = device.share(self._table.nbytes, "the operations of a network")
         count = len(operations)
-        self._counters = device.allocate(4 * COUNTERS_PER_OPERATION * (count + 1), "counters")
+        self._counters = device.share(4 * COUNTERS_PER_OPERATION * (count + 1), "counters")
         self._count = count
         self._range: tuple[int, int] | None = None
-        self._kernel.set_args(memory, self._rows, self._counters, np.zeros(4, np.int32))
+        self._kernel.set_args(memory, self._rows.buffer, self._counters.buffer, np.zeros(4, np.int32))
         self._changed = True
 
     def run(self, start: int, stop: int) -> None:
@@ -153,7 +153,8 @@ class FusedLaunch:
 
         queue = self._device.queue
         if self._changed:
-            cl.enqueue_copy(queue, self._rows, self._table, is_blocking=False)
+            queue.finish()
+            self._rows.values[: self._table.nbytes] = self._table.reshape(-1).view(np.uint8)
             self._changed = False
         if (start, stop) != self._range:
             self._range = start, stop

@@ -22,7 +22,7 @@ from emberfleet.engine.batches import check_images
 from emberfleet.engine.opencl.device import OpenCLDevice
 from emberfleet.engine.opencl.forward import Forward, Mode, rounding_numbers
 from emberfleet.engine.opencl.layout import View
-from emberfleet.engine.opencl.network import Values, fuse, vector_width
+from emberfleet.engine.opencl.network import Values, fuse, products, vector_width
 from emberfleet.engine.opencl.parameters import ParameterBlock
 from emberfleet.engine.opencl.program import Program
 
@@ -34,6 +34,7 @@ class OpenCLPredictor:
         self, device: OpenCLDevice, graph: Graph, tensors: Tensors, batch: int, fake_quantize: bool = False
     ) -> None:
         graph.check(tensors)
+        device = device.suited(batch * products(graph))
         self.graph, self.batch, self.device = graph, batch, device
         recorded = record(device, graph, tensors, batch, fake_quantize)
         self.program = recorded.program

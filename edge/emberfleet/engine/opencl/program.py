@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 from emberfleet.core.errors import DeviceError
 from emberfleet.core.graph import Padding
 from emberfleet.engine.memory import ArenaPlan, BufferRequest, plan_arena
-from emberfleet.engine.opencl.device import Buffer, OpenCLDevice
+from emberfleet.engine.opencl.device import Buffer, OpenCLDevice, Shared
 from emberfleet.engine.opencl.launches import (
     CELL_BYTES,
     Address,
@@ -82,6 +82,14 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """Vectors of channels that one group works on."""
+
+    b: int
+    v: int
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One launch as recorded."""
 
@@ -116,6 +124,8 @@ class Program:
         self._sizes: dict[str, int] = {}
         self._runner: SeparateLaunches | FusedLaunch | None = None
         self._pending: list[Any] = []
+        self._shared: Shared | None = None
+        self._running = False
         self._calls: list[Call] = []
         self._pinned: dict[Storage, tuple[int | None, int | None]] = {}
         self._count = 0
@@ -176,6 +186,15 @@ class Program:
         wanted = self.device.summing_groups if summed else self.device.busy_groups
         each = -(-rows // min(rows, wanted))
         return (view.height, view.width, each, rows), -(-rows // each)
+
+    def channel_block(self, view: View) -> tuple[Block, int, int]:
+        """A lane's vectors, how many groups share the channels, the channels.
+
+        Four vectors where there is one lane and the channels allow it: loads of whole cache lines in a row.
+        """
+        vectors = view.padded_channels // self.vector
+        b = 4 if vectors % 4 == 0 and self.device.lanes == 1 else 1
+        return Block(b, self.vector), vectors // b // self.device.span(vectors // b), view.padded_channels
 
     def hold(self, storage: Storage, first: bool = False, last: bool = False) -> None:
         """Keep a storage from before the first launch (`first`) or beyond the last (`last`)."""
@@ -249,6 +268,7 @@ class Program:
 
     def run(self, start: int = 0, stop: int | None = None) -> None:
         """Enqueue the kernels in order; does not wait."""
+        self._running = True
         with LaunchErrors("running a kernel"):
             self._ready.run(start, len(self.kernels) if stop is None else stop)
 
@@ -263,12 +283,18 @@ class Program:
         if not values.size:
             return
         region = self._regions[name]
+        start = region.offset_bytes + offset_bytes
+        if self._shared is not None:
+            self._wait()
+            source = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+            self._shared.values[start : start + source.size] = source
+            return
         with LaunchErrors("copying to the device"):
             event = cl.enqueue_copy(
                 self.device.queue,
                 region.buffer,
                 np.ascontiguousarray(values),
-                dst_offset=region.offset_bytes + offset_bytes,
+                dst_offset=start,
                 is_blocking=False,
             )
             # An event that is dropped waits for its copy.
@@ -283,14 +309,19 @@ class Program:
         """Copy `count` values from a named buffer, after everything enqueued so far."""
         import pyopencl as cl
 
-        values = np.empty(count, kind)
         region = self._regions[name]
+        start = region.offset_bytes + offset_bytes
+        if self._shared is not None:
+            self._wait()
+            stop = start + count * np.dtype(kind).itemsize
+            return self._shared.values[start:stop].view(kind).copy()
+        values = np.empty(count, kind)
         with LaunchErrors("copying from the device"):
             cl.enqueue_copy(
                 self.device.queue,
                 values,
                 region.buffer,
-                src_offset=region.offset_bytes + offset_bytes,
+                src_offset=start,
                 is_blocking=True,
             )
         self._pending.clear()
@@ -312,6 +343,13 @@ class Program:
         strides = (place.image * self.element_bytes, self.element_bytes)
         return np.lib.stride_tricks.as_strided(flat, (view.batch, view.channels), strides, writeable=False)
 
+    def _wait(self) -> None:
+        """Until no kernel runs."""
+        if self._running:
+            with LaunchErrors("running a kernel"):
+                self.device.queue.finish()
+            self._running = False
+
     @property
     def _ready(self) -> SeparateLaunches | FusedLaunch:
         assert self._runner is not None, "compile first"
@@ -330,8 +368,8 @@ class Program:
         for name, size in sizes_bytes.items():
             offsets[name] = total
             total += round_up(max(size, 1), CELL_BYTES)
-        memory = self.device.allocate(total, f"a network at a batch of {self.batch}")
-        self._regions = {name: Region(memory, offset) for name, offset in offsets.items()}
+        self._shared = self.device.share(total, f"a network at a batch of {self.batch}")
+        self._regions = {name: Region(self._shared.buffer, offset) for name, offset in offsets.items()}
 
     def _unique(self, name: str) -> str:
         self._count += 1
