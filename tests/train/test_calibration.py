@@ -11,6 +11,7 @@ from emberfleet.core.graph import Graph
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.quantization import quantization_points
 from emberfleet.engine.numpy_backend.activations import activations
+from emberfleet.engine.numpy_backend.threads import Threads
 from emberfleet.train.calibration import BATCH, calibrate
 from emberfleet.train.initialisation import initial_tensors
 
@@ -28,6 +29,21 @@ def test_ranges_are_the_extremes_over_all_batches(tiny_graph: Graph, images: Flo
     values = activations(tiny_graph, tensors, images, ["relu2"])["relu2"]
     np.testing.assert_allclose(found["relu2/range"], [values.min(), values.max()], rtol=1e-5)
     assert set(found) == set(quantization_points(tiny_graph).values())
+
+
+def test_a_bound_on_threads_reaches_the_activations(
+    tiny_graph: Graph, images: Float32, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+
+    class Watched(Threads):
+        def __init__(self, count: int | None) -> None:
+            asked.append(count)
+            super().__init__(count)
+
+    monkeypatch.setattr("emberfleet.engine.numpy_backend.activations.Threads", Watched)
+    calibrate(tiny_graph, initial_tensors(tiny_graph, 0, PIXELS), images, threads=1)
+    assert set(asked) == {1}
 
 
 def test_the_inputs_range_is_left_as_preprocessing_states_it(tiny_graph: Graph, images: Float32) -> None:

@@ -24,7 +24,7 @@ def retrain(
     hold_out: Annotated[float, typer.Option(help="Share of the images that judge the result.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Of the order, dropout and the split.")] = 0,
     backend: Annotated[str, typer.Option(help="auto, opencl or numpy.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Most processor threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Most processor threads.")] = None,
     memory_limit: MemoryLimitOption = None,
     trust: TrustOption = None,
     key: KeyOption = None,

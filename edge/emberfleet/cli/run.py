@@ -21,7 +21,7 @@ def run(
     backend: Annotated[str, typer.Option(help="auto, litert, opencl or numpy.")] = "auto",
     precision: Annotated[str, typer.Option(help="int8, or float on opencl and numpy.")] = "int8",
     top: Annotated[int, typer.Option(min=1, help="Classes to show for each image.")] = 3,
-    threads: Annotated[int | None, typer.Option(help="Most processor threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Most processor threads.")] = None,
     trust: TrustOption = None,
     json: JsonOption = False,
 ) -> None:

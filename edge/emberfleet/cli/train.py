@@ -76,7 +76,7 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and dropout.")] = 0,
     backend: Annotated[str, typer.Option(help="auto, opencl or numpy.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Most processor threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Most processor threads.")] = None,
     memory_limit: MemoryLimitOption = None,
     tune: Annotated[
         bool, typer.Option("--tune", help="First find OpenCL's fastest tiles for it, as 'bench tune' does.")

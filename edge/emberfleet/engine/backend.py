@@ -108,6 +108,10 @@ class Backend(Protocol):
     def name(self) -> str:
         """``numpy`` or ``opencl``."""
 
+    @property
+    def threads(self) -> int | None:
+        """Most threads that were asked for; None: EMBERFLEET_THREADS, else what the backend finds."""
+
     def trainer(self, graph: Graph, spec: TrainingSpec) -> Trainer:
         """A trainer without weights: `Trainer.load` comes next."""
 

@@ -63,6 +63,11 @@ class BackendWithFallback:
         """Of the backend that made the last trainer or predictor, the first backend's before there is one."""
         return self._last.name
 
+    @property
+    def threads(self) -> int | None:
+        """Most threads that were asked for."""
+        return self._first.threads
+
     def trainer(self, graph: Graph, spec: TrainingSpec) -> Trainer:
         """See `engine.backend.Backend.trainer`."""
         return self._made(lambda backend: backend.trainer(graph, spec))

@@ -15,7 +15,9 @@ from emberfleet.engine.numpy_backend.activations import activations
 BATCH = 64
 
 
-def calibrate(graph: Graph, tensors: Tensors, x: Float32, percentile: float = 100.0) -> dict[str, Float32]:
+def calibrate(
+    graph: Graph, tensors: Tensors, x: Float32, percentile: float = 100.0, threads: int | None = None
+) -> dict[str, Float32]:
     """Observe the range of every activation that becomes 8-bit.
 
     Args:
@@ -25,6 +27,7 @@ def calibrate(graph: Graph, tensors: Tensors, x: Float32, percentile: float = 10
         percentile: 100 takes each batch's smallest and largest value; 99.9 leaves a thousandth of
             its values out on each side. The range spans the batches' mean low to mean high below
             100, their extremes at 100.
+        threads: Most threads to use; None: EMBERFLEET_THREADS, else no bound.
 
     Returns:
         The ranges, ``point/range`` of shape (2,) each, to be put among the tensors.
@@ -37,7 +40,7 @@ def calibrate(graph: Graph, tensors: Tensors, x: Float32, percentile: float = 10
     weights = {name: tensors[name] for name in (*graph.parameters, *graph.state)}
     seen: dict[str, list[tuple[float, float]]] = {}
     for start in range(0, len(x), BATCH):
-        values = activations(graph, weights, x[start : start + BATCH], points)
+        values = activations(graph, weights, x[start : start + BATCH], points, threads)
         for name, extremes in _extremes(points, values, percentile).items():
             seen.setdefault(name, []).append(extremes)
     fixed = points[graph.input.name]

@@ -265,7 +265,8 @@ class _Run:
         if phase.fake_quantize and not state.phase_epochs:
             chosen = np.sort(self.batches.order(0)[: self.config.calibration_images])
             images = self.preprocessing.apply(self.batches.dataset.images[chosen])
-            state.tensors = {**state.tensors, **calibrate(self.graph, state.tensors, images)}
+            ranges = calibrate(self.graph, state.tensors, images, threads=self.backend.threads)
+            state.tensors = {**state.tensors, **ranges}
         spec = TrainingSpec(
             self.config.batch,
             self.config.optimizer,

@@ -36,6 +36,7 @@ class NumpyBackend:
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise ConfigError(f"dtype is {self.dtype}, expected float32 or float64")
+        self.threads = threads
         self._threads = Threads(threads)
 
     def trainer(self, graph: Graph, spec: TrainingSpec) -> Trainer:

@@ -39,6 +39,7 @@ class OpenCLBackend:
         Raises:
             DeviceError: there is none; the text says what to do.
         """
+        self.threads = threads
         self.device = device or open_device(threads=threads)
 
     def trainer(self, graph: Graph, spec: TrainingSpec) -> OpenCLTrainer:
