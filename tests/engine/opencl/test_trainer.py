@@ -198,6 +198,14 @@ def test_a_trainer_that_learns_nothing_still_gives_the_loss(backend: OpenCLBacke
     assert found.gradients(x, labels) == {}
 
 
+def test_a_network_may_be_dropped_while_it_runs(backend: OpenCLBackend) -> None:
+    for _ in range(40):
+        trainer = backend.trainer(wide_network(), TrainingSpec(64, Sgd()))
+        trainer.program.run()
+        del trainer
+        np.ones(1 << 20, np.float32)
+
+
 def test_the_arena_is_close_to_its_bound(backend: OpenCLBackend) -> None:
     arena = backend.trainer(wide_network(), TrainingSpec(BATCH, Sgd())).arena
     assert arena.bound_bytes <= arena.size_bytes <= 1.15 * arena.bound_bytes

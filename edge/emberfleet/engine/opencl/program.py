@@ -6,6 +6,7 @@ the recorded lives, fills in the offsets, builds the kernels and sets every argu
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -369,6 +370,8 @@ class Program:
             offsets[name] = total
             total += round_up(max(size, 1), CELL_BYTES)
         self._shared = self.device.share(total, f"a network at a batch of {self.batch}")
+        # The host owns this memory: it must not go while a kernel still runs in it.
+        weakref.finalize(self, self.device.queue.finish)
         self._regions = {name: Region(self._shared.buffer, offset) for name, offset in offsets.items()}
 
     def _unique(self, name: str) -> str:
