@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from emberfleet.core.errors import in_one_line
+from emberfleet.core.processor import usable_cores
 from emberfleet.runtime.extras import (
     LIBRARIES,
     install_extra,
@@ -317,7 +318,7 @@ def _signal_name(number: int) -> str:
 
 
 def _machine() -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     try:
         system = platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):

@@ -196,7 +196,7 @@ def test_other_tiles_give_the_same_gradients(fresh: OpenCLDevice) -> None:
     others = replace(fresh, tuned={})
     for shape in (work.shape for work, _ in distinct_works([record_training(fresh, graph, SPEC)])):
         found = (forward_candidates if isinstance(shape, ForwardShape) else weight_candidates)(
-            shape,  # type: ignore[arg-type]
+            shape,
             registers,
         )
         others.tuned[shape] = found[len(found) // 2]

@@ -109,8 +109,7 @@ KERNEL(conv2d_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN weight, GLOBAL_IN bias,
             for (int v = 0; v < NV; v++) {
                 vec value = results[pixel * NV + v];
                 if (flags & RELU) value = MAX_OF(value, (vec)(0.0f));
-                if (flags & QUANTIZE) value = fake_quantize(value, q);
-                STORE(out + i * yv.z + j * yv.w + v * V) = value;
+                STORE(out + i * yv.z + j * yv.w + v * V) = fake_quantize(value, q);
             }
         }
     }

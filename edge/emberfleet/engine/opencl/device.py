@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from emberfleet.core.arrays import UInt8
 from emberfleet.core.errors import BuildError, ConfigError, DeviceError
+from emberfleet.core.processor import usable_cores
 from emberfleet.engine.opencl import binaries
 from emberfleet.engine.opencl.limits import (
     GPU_VECTOR,
@@ -409,11 +410,6 @@ def _open(platform: str | None, threads: int | None, family: Family | None) -> O
             cpu_registers=limits.vector_registers,
             keeps_binaries="pocl" in version.lower(),
         )
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _prepare_pocl(threads: int | None) -> None:

@@ -111,9 +111,10 @@ class FusedLaunch:
         self, device: OpenCLDevice, vector: int, operations: Sequence[Operation], memory: Buffer
     ) -> None:
         self.names = [operation.kernel for operation in operations]
-        self._device, self._memory = device, memory
+        self._device = device
         self._workers = device.limits.compute_units
         functions: dict[tuple[str, str, Any], int] = {}
+        firsts: list[Operation] = []
         cases: list[str] = []
         width = 1 + max((len(operation.arguments) for operation in operations), default=0)
         self._table: Int32 = np.zeros((len(operations), width, 4), np.int32)
@@ -121,19 +122,16 @@ class FusedLaunch:
             key = (operation.source, operation.kernel, operation.options)
             if key not in functions:
                 functions[key] = len(functions)
+                firsts.append(operation)
             groups = (*operation.groups, 1, 1)[:3]
             self._table[index, 0] = (functions[key], *groups)
             for place, argument in enumerate(operation.arguments):
                 self._put(index, place, argument)
-        sections = list(dict.fromkeys((source, options) for source, _, options in functions))
-        for (source, kernel, options), number in functions.items():
-            example = next(
-                o for o in operations if (o.source, o.kernel, o.options) == (source, kernel, options)
-            )
-            given = ", ".join(f"{_accessor(a)}({i})" for i, a in enumerate(example.arguments))
-            cases.append(
-                f"case {number}: {kernel}_{sections.index((source, options))}(group, {given}); break;"
-            )
+        sections = list(dict.fromkeys((first.source, first.options) for first in firsts))
+        for number, first in enumerate(firsts):
+            given = ", ".join(f"{_accessor(a)}({i})" for i, a in enumerate(first.arguments))
+            section = sections.index((first.source, first.options))
+            cases.append(f"case {number}: {first.kernel}_{section}(group, {given}); break;")
         program = device.build_text("fused", compose(sections, cases, width), vector)
         with foreign_errors("preparing a network's program", BuildError):
             import pyopencl as cl

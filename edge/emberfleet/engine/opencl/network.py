@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -162,15 +161,6 @@ def vector_width(graph: Graph, limit: int) -> int:
 
     widths = [width for width in (16, 8, 4) if width <= limit]
     return min(widths, key=work)
-
-
-def products(graph: Graph) -> int:
-    """How many products all convolutions sum for one image."""
-    convolutions = [node for node in graph.nodes if isinstance(node, Conv2D)]
-    return sum(
-        math.prod(graph.shapes[node.name]) * math.prod(graph.parameters[f"{node.name}/weight"][1:])
-        for node in convolutions
-    )
 
 
 def _halos(units: tuple[Unit, ...]) -> dict[str, Padding]:

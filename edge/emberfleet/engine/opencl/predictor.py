@@ -22,9 +22,10 @@ from emberfleet.engine.batches import check_images
 from emberfleet.engine.opencl.device import OpenCLDevice
 from emberfleet.engine.opencl.forward import Forward, Mode, rounding_numbers
 from emberfleet.engine.opencl.layout import View
-from emberfleet.engine.opencl.network import Values, fuse, products, vector_width
+from emberfleet.engine.opencl.network import Values, fuse, vector_width
 from emberfleet.engine.opencl.parameters import ParameterBlock
 from emberfleet.engine.opencl.program import Program
+from emberfleet.engine.work import convolution_work
 
 
 class OpenCLPredictor:
@@ -34,7 +35,7 @@ class OpenCLPredictor:
         self, device: OpenCLDevice, graph: Graph, tensors: Tensors, batch: int, fake_quantize: bool = False
     ) -> None:
         graph.check(tensors)
-        device = device.suited(batch * products(graph))
+        device = device.suited(batch * _products(graph))
         self.graph, self.batch, self.device = graph, batch, device
         recorded = record(device, graph, tensors, batch, fake_quantize)
         self.program = recorded.program
@@ -125,6 +126,11 @@ def quantization_table(rounding: Mapping[str, QuantParams]) -> Float32:
     """The buffer `quantization`: four numbers for each range."""
     rows = [rounding_numbers(params) for params in rounding.values()]
     return np.array(rows or [(1.0, 1.0, 0.0, 0.0)], np.float32).reshape(-1)
+
+
+def _products(graph: Graph) -> int:
+    """How many products all convolutions sum for one image."""
+    return sum(convolution_work(graph, node) for node in graph.nodes if isinstance(node, Conv2D))
 
 
 def _prepare(graph: Graph, tensors: Tensors, fake_quantize: bool) -> tuple[Graph, dict[str, Float32]]:

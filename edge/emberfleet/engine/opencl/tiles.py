@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 
 from emberfleet.engine.opencl.limits import LANE_REGISTERS
@@ -115,6 +116,7 @@ def weight_fits(shape: WeightShape, tile: WeightTile, registers: int) -> bool:
     )
 
 
+@cache
 def forward_candidates(shape: ForwardShape, registers: int, within: float = 0.0) -> tuple[ForwardTile, ...]:
     """The tiles that fit and whose score is `within` of the best, the best by default first."""
     scored: list[tuple[float, ForwardTile]] = []
@@ -130,6 +132,7 @@ def forward_candidates(shape: ForwardShape, registers: int, within: float = 0.0)
     return tuple(tile for score, tile in scored if score >= within * scored[0][0])
 
 
+@cache
 def weight_candidates(shape: WeightShape, registers: int, within: float = 0.0) -> tuple[WeightTile, ...]:
     """The tiles that fit and whose score is `within` of the best, the best by default first."""
     scored: list[tuple[float, WeightTile]] = []
