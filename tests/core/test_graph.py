@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from emberfleet.core.errors import FormatError, ShapeError
 from emberfleet.core.graph import (
     Add,
+    AveragePool,
+    ClippedRelu,
     Concat,
     Conv2D,
+    DepthwiseConv2D,
     GlobalAveragePool,
     Graph,
     Input,
@@ -43,6 +46,26 @@ def test_parameters_come_in_node_order_with_their_shapes() -> None:
     assert "conv1/bias" not in parameters
 
 
+def test_a_depthwise_convolution_has_its_multiplier_of_outputs_per_channel() -> None:
+    nodes = (
+        IMAGE,
+        DepthwiseConv2D("d", ("input",), 2, (3, 3), (2, 1), (1, 1, 1, 1)),
+        ClippedRelu("six", ("d",)),
+        AveragePool("pool", ("six",), (2, 3), (2, 2), (0, 1, 0, 1)),
+        GlobalAveragePool("mean", ("pool",)),
+    )
+    graph = Graph(nodes)
+    assert graph.shapes == {
+        "input": (7, 5, 3),
+        "d": (4, 5, 6),
+        "six": (4, 5, 6),
+        "pool": (2, 3, 6),
+        "mean": (6,),
+    }
+    assert graph.parameters == {"d/weight": (6, 3, 3, 1), "d/bias": (6,)}
+    assert Graph.from_json(graph.to_json()) == graph
+
+
 def test_logits_are_what_a_softmax_reads() -> None:
     graph = Graph((IMAGE, GlobalAveragePool("mean", ("input",)), Softmax("p", ("mean",))))
     assert graph.logits == "mean"
@@ -67,6 +90,14 @@ def test_json_round_trip_gives_the_same_graph(positions: int) -> None:
         ((IMAGE, Conv2D("c", ("input",), 4, (9, 9))), "does not fit into the image"),
         ((IMAGE, Conv2D("c", ("input",), 4, (1, 1), (0, 1))), "must be positive"),
         ((IMAGE, MaxPool("p", ("input",), (2, 2), (1, 1), (2, 0, 0, 0))), "would hold no pixel"),
+        ((IMAGE, AveragePool("p", ("input",), (2, 2), (1, 1), (0, 0, 0, 2))), "would hold no pixel"),
+        ((IMAGE, DepthwiseConv2D("d", ("input",), 0)), "multiplier is 0, expected 1 or more"),
+        ((IMAGE, DepthwiseConv2D("d", ("input",), 1 << 30)), "out of bounds"),
+        ((IMAGE, DepthwiseConv2D("d", ("input",), 1, (9, 9))), "does not fit into the image"),
+        ((IMAGE, GlobalAveragePool("g", ("input",)), DepthwiseConv2D("d", ("g",))), "expected an image"),
+        ((IMAGE, ClippedRelu("r", ("input",), 0.0)), "ceiling is 0.0"),
+        ((IMAGE, ClippedRelu("r", ("input",), float("nan"))), "ceiling is nan"),
+        ((IMAGE, ClippedRelu("r", ("input",), float("inf"))), "ceiling is inf"),
         ((IMAGE, Concat("c", ("input",))), "expected two or more"),
         ((IMAGE, GlobalAveragePool("g", ("input",)), GlobalAveragePool("h", ("g",))), "expected an image"),
         ((IMAGE, GlobalAveragePool("g", ("input",)), Reshape("r", ("g",), (2, 2))), "does not fill"),

@@ -93,6 +93,37 @@ class Conv2D(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class DepthwiseConv2D(Node):
+    """``y[n,h,w,o] = b[o] + sum over i,j of x[n, h*s+i-top, w*s+j-left, o // multiplier] * weight[o,i,j,0]``.
+
+    Each output channel reads one input channel, each input channel feeds `multiplier` outputs that
+    lie side by side. Padding reads as zero.
+    """
+
+    kind: ClassVar[str] = "depthwise_conv2d"
+    multiplier: int = 1
+    kernel: tuple[int, int] = (3, 3)
+    stride: tuple[int, int] = (1, 1)
+    padding: Padding = (0, 0, 0, 0)
+    bias: bool = True
+
+    def infer(self, shapes: tuple[Shape, ...]) -> Shape:
+        h, w = _slide(self, shapes[0], self.kernel, self.stride, self.padding)
+        if self.multiplier < 1:
+            raise ShapeError(
+                f"{self.kind} '{self.name}': multiplier is {self.multiplier}, expected 1 or more"
+            )
+        return (h, w, shapes[0][2] * self.multiplier)
+
+    def parameters(self, shapes: tuple[Shape, ...]) -> dict[str, Shape]:
+        channels = shapes[0][2] * self.multiplier
+        found: dict[str, Shape] = {f"{self.name}/weight": (channels, *self.kernel, 1)}
+        if self.bias:
+            found[f"{self.name}/bias"] = (channels,)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class BatchNorm(Node):
     """``y = gamma * (x - mean) / sqrt(variance + epsilon) + beta``, per channel.
 
@@ -126,6 +157,21 @@ class Relu(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class ClippedRelu(Node):
+    """``y = min(max(x, 0), ceiling)``; the gradient is 0 where x <= 0 or x >= ceiling."""
+
+    kind: ClassVar[str] = "clipped_relu"
+    ceiling: float = 6.0
+
+    def infer(self, shapes: tuple[Shape, ...]) -> Shape:
+        if not 0.0 < self.ceiling < math.inf:
+            raise ShapeError(
+                f"clipped_relu '{self.name}': ceiling is {self.ceiling}, expected a positive finite number"
+            )
+        return shapes[0]
+
+
+@dataclass(frozen=True, slots=True)
 class MaxPool(Node):
     """Largest value in each window; padding never wins. The first maximum takes the gradient."""
 
@@ -135,14 +181,20 @@ class MaxPool(Node):
     padding: Padding = (0, 0, 0, 0)
 
     def infer(self, shapes: tuple[Shape, ...]) -> Shape:
-        h, w = _slide(self, shapes[0], self.kernel, self.stride, self.padding)
-        top, left, bottom, right = self.padding
-        if max(top, bottom) >= self.kernel[0] or max(left, right) >= self.kernel[1]:
-            raise ShapeError(
-                f"max_pool '{self.name}': padding {self.padding} reaches the kernel {self.kernel}; "
-                "a window would hold no pixel"
-            )
-        return (h, w, shapes[0][2])
+        return _pool(self, shapes[0], self.kernel, self.stride, self.padding)
+
+
+@dataclass(frozen=True, slots=True)
+class AveragePool(Node):
+    """Mean of the pixels in each window; padding is not counted among them."""
+
+    kind: ClassVar[str] = "average_pool"
+    kernel: tuple[int, int] = (2, 2)
+    stride: tuple[int, int] = (2, 2)
+    padding: Padding = (0, 0, 0, 0)
+
+    def infer(self, shapes: tuple[Shape, ...]) -> Shape:
+        return _pool(self, shapes[0], self.kernel, self.stride, self.padding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +270,8 @@ class Softmax(Node):
 KINDS: Mapping[str, type[Node]] = {
     cls.kind: cls
     for cls in (
-        Input, Conv2D, BatchNorm, Relu, MaxPool, GlobalAveragePool, Concat, Add, Dropout, Reshape,
-        Softmax,
+        Input, Conv2D, DepthwiseConv2D, BatchNorm, Relu, ClippedRelu, MaxPool, AveragePool,
+        GlobalAveragePool, Concat, Add, Dropout, Reshape, Softmax,
     )
 }  # fmt: skip
 
@@ -368,6 +420,20 @@ def _slide(
             f"padded by {padding}"
         )
     return out
+
+
+def _pool(
+    node: Node, shape: Shape, kernel: tuple[int, int], stride: tuple[int, int], padding: Padding
+) -> Shape:
+    """Output shape of a pool, none of whose windows may lie in the padding alone."""
+    h, w = _slide(node, shape, kernel, stride, padding)
+    top, left, bottom, right = padding
+    if max(top, bottom) >= kernel[0] or max(left, right) >= kernel[1]:
+        raise ShapeError(
+            f"{node.kind} '{node.name}': padding {padding} reaches the kernel {kernel}; "
+            "a window would hold no pixel"
+        )
+    return (h, w, shape[2])
 
 
 def _infer_shapes(nodes: Iterable[Node]) -> Mapping[str, Shape]:
