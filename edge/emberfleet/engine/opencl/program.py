@@ -231,8 +231,8 @@ class Program:
             for storage, (first, last) in self._lives().items()
         )
 
-    def compile(self, sizes_bytes: Mapping[str, int]) -> dict[int, int]:
-        """Plan the arena, allocate it and the named buffers, build the kernels and give them their arguments.
+    def lay_out(self) -> dict[int, int]:
+        """Plan the arena and complete the launches; needs no driver.
 
         Returns:
             For each recorded position, its position among the kernels: some get one that clears
@@ -245,8 +245,6 @@ class Program:
             raise DeviceError(f"the arena of a batch of {self.batch} is too large: use a smaller batch")
         for name, offset in self.arena.offsets.items():
             names[name].offset = offset // self.element_bytes
-        self._sizes = {ARENA: self.arena.size_bytes, **sizes_bytes}
-        self._allocate(self._sizes)
         to_clear: dict[int, list[Storage]] = {}
         for storage in lives:
             if storage.has_gaps and _shares(storage, lives) and lives[storage][0] >= 0:
@@ -258,8 +256,20 @@ class Program:
             moved[index] = len(calls)
             calls.append(call)
         moved[len(self._calls)] = len(calls)
-        operations = [self._prepare(call) for call in calls]
         self._calls = calls
+        return moved
+
+    def compile(self, sizes_bytes: Mapping[str, int]) -> dict[int, int]:
+        """Lay out the arena, allocate it and the named buffers, build the kernels, give them their arguments.
+
+        Returns:
+            See `lay_out`.
+        """
+        moved = self.lay_out()
+        assert self.arena is not None
+        self._sizes = {ARENA: self.arena.size_bytes, **sizes_bytes}
+        self._allocate(self._sizes)
+        operations = [self._prepare(call) for call in self._calls]
         if self.device.fuses:
             memory = self._regions[ARENA].buffer
             self._runner = FusedLaunch(self.device, self.vector, operations, memory)
@@ -408,17 +418,22 @@ class Program:
         if isinstance(argument, str):
             region = self._regions[argument]
             return Address(region.offset_bytes) if self.device.fuses else region.buffer
-        if isinstance(argument, View):
-            argument = argument.place()
-        if isinstance(argument, Place):
-            start = argument.storage.offset + argument.start
-            return np.array([start, argument.image, argument.row, argument.pixel], np.int32)
-        if isinstance(argument, tuple):
-            if any(isinstance(part, float) for part in argument):
-                return np.array(argument, np.float32)
-            numbers = [part.offset if isinstance(part, Storage) else part for part in argument]
-            return np.array(numbers, np.int32)
-        return np.int32(argument) if isinstance(argument, int) else argument
+        return kernel_value(argument)
+
+
+def kernel_value(argument: Argument) -> Any:
+    """What a kernel is given for an argument that is no buffer's name, once the arena is laid out."""
+    if isinstance(argument, View):
+        argument = argument.place()
+    if isinstance(argument, Place):
+        start = argument.storage.offset + argument.start
+        return np.array([start, argument.image, argument.row, argument.pixel], np.int32)
+    if isinstance(argument, tuple):
+        if any(isinstance(part, float) for part in argument):
+            return np.array(argument, np.float32)
+        numbers = [part.offset if isinstance(part, Storage) else part for part in argument]
+        return np.array(numbers, np.int32)
+    return np.int32(argument) if isinstance(argument, int) else argument
 
 
 def _shares(storage: Storage, others: Iterable[Storage]) -> bool:
