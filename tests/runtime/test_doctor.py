@@ -110,16 +110,11 @@ def test_wrong_sums_in_numpy_break_the_base() -> None:
     assert not diagnosis.base_works
 
 
-def test_old_cryptography_lacks_encryption_but_keeps_the_base() -> None:
-    found = findings_with(
-        hpke={
-            "failure": "No module named 'cryptography.hazmat.primitives.hpke'",
-            "missing": "cryptography.hazmat.primitives.hpke",
-        }
-    )
-    assert found["encryption"].status is Status.MISSING
-    assert found["encryption"].found == "this cryptography has no HPKE"
-    assert not found["encryption"].required
+def test_an_old_cryptography_encrypts_by_its_primitives() -> None:
+    found = findings_with(hpke={"version": "38.0.4", "composed": True})["encryption"]
+    assert found.status is Status.WORKS
+    assert found.found == "HPKE, cryptography 38.0.4, composed from its primitives"
+    assert not found.required
 
 
 def test_backend_in_use_is_named_with_the_reason_when_slow() -> None:

@@ -1,7 +1,8 @@
 """HPKE (RFC 9180): what only the holder of a round's private key can open.
 
 Base mode, DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, ChaCha20-Poly1305: one suite, fast without AES
-instructions. The library's single-shot calls take no associated data, so it is bound through `info`,
+instructions. It is the cryptography library's own where that has it, else `emberfleet.core.hpke`; what one
+seals the other opens. The library's single-shot calls take no associated data, so it is bound through `info`,
 which enters the key schedule: another context is another key, and opening fails. Both parts carry
 their length, so no two contexts encode alike. docs/protocol.md, section Sealing.
 """
@@ -9,16 +10,13 @@ their length, so no two contexts encode alike. docs/protocol.md, section Sealing
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from emberfleet.core.errors import ConfigError, FormatError, SealError
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.hpke import Suite
+from emberfleet.core.errors import FormatError, SealError
 
 KEY_BYTES: Final = 32
 OVERHEAD_BYTES: Final = 48
@@ -96,12 +94,25 @@ def _context(info: bytes, associated_data: bytes) -> bytes:
     )
 
 
-@cache
-def _suite() -> Suite:
+class HpkeSuite(Protocol):
+    """The calls of `cryptography.hazmat.primitives.hpke.Suite` that are used here."""
+
+    def encrypt(self, plaintext: bytes, public_key: X25519PublicKey, info: bytes) -> bytes: ...
+
+    def decrypt(self, ciphertext: bytes, private_key: X25519PrivateKey, info: bytes) -> bytes: ...
+
+
+def library_suite() -> HpkeSuite | None:
+    """The suite of the cryptography library; None where that is older than 48, the first to have one."""
     try:
         from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
-    except ImportError as error:
-        raise ConfigError(
-            "this machine's cryptography library has no HPKE: install cryptography 48 or newer"
-        ) from error
+    except ImportError:
+        return None
     return Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
+
+
+@cache
+def _suite() -> HpkeSuite:
+    from emberfleet.core.hpke import ComposedSuite
+
+    return library_suite() or ComposedSuite()

@@ -48,14 +48,12 @@ def probe_signatures() -> Facts:
 
 def probe_hpke() -> Facts:
     """Seal a message to a public key and open it again (RFC 9180)."""
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-    from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+    from emberfleet.core.sealing import SealingKey, library_suite, open_sealed, seal
 
-    suite = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
-    key = X25519PrivateKey.generate()
-    sealed = suite.encrypt(b"doctor", key.public_key(), info=b"probe")
-    facts: Facts = {"version": version("cryptography")}
-    if suite.decrypt(sealed, key, info=b"probe") != b"doctor":
+    key = SealingKey.generate()
+    sealed = seal(key.public, b"doctor", b"probe", b"")
+    facts: Facts = {"version": version("cryptography"), "composed": library_suite() is None}
+    if open_sealed(key, sealed, b"probe", b"") != b"doctor":
         facts["failure"] = "a sealed message did not open to what was sealed"
     return facts
 
