@@ -10,6 +10,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "litert": ("ai_edge_litert",),
     "server": ("sqlalchemy", "starlette", "uvicorn"),
     "convert": ("flatbuffers", "tflite"),
+    "onnx": ("onnx",),
     "train": ("PIL", "tensorboardX"),
 }
 """Import names by extra; pyproject.toml names the same libraries as they are published."""
