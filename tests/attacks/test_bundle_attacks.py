@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from emberfleet.core.archive import read_archive, write_archive
+from emberfleet.core.archive import read_archive, read_contents, write_archive
 from emberfleet.core.bundle import MANIFEST_TYPE, Bundle
 from emberfleet.core.errors import EmberError, FormatError, SignatureError
 from emberfleet.core.manifest import ENVELOPE_NAME, Manifest, PartInfo
 from emberfleet.core.signing import NOT_VERIFIED, SigningKey, open_envelope, sign_envelope
+from emberfleet.core.sources import HeldBytes
 from tests.golden.make_bundle import KEY, make_files
 
 GOOD = make_files()["tiny.ember"]
@@ -41,7 +42,9 @@ class Case:
 
 def entries() -> dict[str, bytes]:
     """The files of the good bundle, to be changed and packed again."""
-    return {name: bytes(data) for name, data in read_archive(GOOD).items()}
+    source = HeldBytes(GOOD)
+    found = read_archive(source).entries
+    return {name: read_contents(source, name, entry) for name, entry in found.items()}
 
 
 def repacked(**changes: bytes | None) -> bytes:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import subprocess
+import sys
+import tracemalloc
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emberfleet.core.archive import PIECE_BYTES, read_archive, read_contents, write_archive
 from emberfleet.core.bundle import MAX_BUNDLE_BYTES, Bundle, encode_bundle, write_bundle
 from emberfleet.core.errors import FormatError, SignatureError, StorageError
 from emberfleet.core.manifest import ENVELOPE_NAME
@@ -134,3 +139,85 @@ def test_every_changed_byte_is_refused() -> None:
 def test_arbitrary_bytes_are_a_format_error(data: bytes) -> None:
     with pytest.raises(FormatError):
         Bundle.open(data, TRUSTED)
+
+
+def test_a_bundle_in_a_file_is_read_in_pieces(tmp_path: Path) -> None:
+    """Parts larger than a piece, and one that ends with a piece."""
+    sizes = {"a": 3 * PIECE_BYTES + 5, "b": PIECE_BYTES, "c": 0}
+    parts = {name: bytes([size % 251]) * size for name, size in sizes.items()}
+    digest = write_bundle(tmp_path / "a.ember", make_manifest(), parts, KEY)
+    bundle = Bundle.open(tmp_path / "a.ember", TRUSTED)
+    assert bundle.digest == digest == hashlib.sha256((tmp_path / "a.ember").read_bytes()).hexdigest()
+    assert {name: bundle.part(name) for name in bundle.parts} == parts
+
+
+def test_opening_a_file_holds_no_contents(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "a.ember", make_manifest(), {"a": bytes(8 << 20), "b": bytes(8 << 20)}, KEY)
+    tracemalloc.start()
+    bundle = Bundle.open(tmp_path / "a.ember", TRUSTED)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert bundle.parts == ("a", "b")
+    assert peak < 1 << 20
+
+
+def test_a_part_that_changed_since_the_bundle_was_opened_is_not_given_out(tmp_path: Path) -> None:
+    parts = make_parts()
+    write_bundle(tmp_path / "a.ember", make_manifest(), parts, KEY)
+    bundle = Bundle.open(tmp_path / "a.ember", TRUSTED)
+    with open(tmp_path / "a.ember", "r+b") as stream:
+        stream.seek((tmp_path / "a.ember").read_bytes().index(parts["graph.json"]))
+        stream.write(b"[")
+    with pytest.raises(FormatError, match=r"'graph\.json' has changed since the bundle was opened"):
+        bundle.part("graph.json")
+    assert bundle.part("weights.safetensors") == parts["weights.safetensors"]
+
+
+def test_a_file_that_grows_shorter_once_it_is_open_is_refused(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "a.ember", make_manifest(), make_parts(), KEY)
+    bundle = Bundle.open(tmp_path / "a.ember", TRUSTED)
+    os.truncate(tmp_path / "a.ember", 100)
+    with pytest.raises(FormatError, match="has changed"):
+        bundle.tensors()
+
+
+def test_a_new_file_of_the_same_name_leaves_an_open_bundle_as_it_was(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "a.ember", make_manifest(), make_parts(), KEY)
+    bundle = Bundle.open(tmp_path / "a.ember", TRUSTED)
+    write_bundle(tmp_path / "a.ember", make_manifest(), {"graph.json": b"{}"}, KEY)
+    assert {name: bundle.part(name) for name in bundle.parts} == make_parts()
+
+
+class Swapped:
+    """A source whose contents change after it was read once, as a file may under its reader."""
+
+    def __init__(self, first: bytes, then: bytes) -> None:
+        self.size_bytes = len(first)
+        self._first, self._then, self._read = first, then, set[int]()
+
+    def read(self, at: int, size_bytes: int) -> bytes:
+        data = self._then if at in self._read else self._first
+        self._read.add(at)
+        return data[at : at + size_bytes]
+
+
+def test_contents_that_change_after_their_digest_was_taken_are_refused() -> None:
+    data = write_archive({"a": b"signed bytes"})
+    source = Swapped(data, data.replace(b"signed", b"forged"))
+    archive = read_archive(source)
+    with pytest.raises(FormatError, match="'a' has changed"):
+        read_contents(source, "a", archive.entries["a"])
+
+
+def test_verifying_loads_no_second_openssl_and_nothing_that_reads_key_files(tmp_path: Path) -> None:
+    """`hashlib` brings one of 3 MiB; the library's serialization takes 1 MiB."""
+    needless = {"_hashlib", "cryptography.hazmat.primitives.serialization"}
+    edge = str(Path(__file__).resolve().parents[2] / "edge")
+    (tmp_path / "a.ember").write_bytes(make_files()["tiny.ember"])
+    code = (
+        f"import sys; sys.path[:0] = [{edge!r}]; from emberfleet.core.bundle import Bundle; "
+        f"from emberfleet.core.signing import VerifyKey; key = VerifyKey.from_text({KEY.verify_key.text!r}); "
+        f"Bundle.open({str(tmp_path / 'a.ember')!r}, [key]).tensors(); print({needless} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"

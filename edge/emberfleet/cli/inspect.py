@@ -64,12 +64,14 @@ def _bundle_facts(data: bytes, trust: list[str] | None) -> dict[str, Any]:
 
 def _unverified_manifest(data: bytes) -> Manifest:
     """What the file says of itself, signed by nobody we trust: to be shown, never to be run."""
-    from emberfleet.core.archive import read_archive
+    from emberfleet.core.archive import read_archive, read_contents
     from emberfleet.core.manifest import ENVELOPE_NAME, Manifest
+    from emberfleet.core.sources import HeldBytes
 
-    contents = read_archive(data)
+    source = HeldBytes(data)
+    entries = read_archive(source).entries
     try:
-        envelope = json_module.loads(bytes(contents[ENVELOPE_NAME]))
+        envelope = json_module.loads(read_contents(source, ENVELOPE_NAME, entries[ENVELOPE_NAME]))
         payload = base64.b64decode(envelope["payload"], validate=True)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise FormatError(f"bundle: {ENVELOPE_NAME} is missing or is no envelope") from error

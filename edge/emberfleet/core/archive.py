@@ -11,12 +11,17 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
+from emberfleet.core.digest import Sha256, sha256_hex
 from emberfleet.core.errors import FormatError
+from emberfleet.core.sources import Source
 
 MAX_ENTRIES: Final = 1024
 MAX_NAME_BYTES: Final = 200
+PIECE_BYTES: Final = 64 * 1024
+"""Of contents that are held at a time while an archive is read."""
 
 _LOCAL: Final = struct.Struct("<4s5H3I2H")
 _CENTRAL: Final = struct.Struct("<4s6H3I5H2I")
@@ -34,6 +39,7 @@ _DATE: Final = 0x21
 """1980-01-01, the first day a zip can name."""
 _PERMISSIONS: Final = 0o100644 << 16
 _ENCRYPTED: Final = 1
+_WRONG_COUNT: Final = "bundle: the directory does not hold as many files as its end record says"
 _16_BITS: Final = 0xFFFF
 _32_BITS: Final = 0xFFFFFFFF
 
@@ -55,51 +61,99 @@ def write_archive(entries: Mapping[str, bytes]) -> bytes:
     return b"".join((*pieces, central, end))
 
 
-def read_archive(data: bytes) -> dict[str, memoryview]:
-    """Take apart what `write_archive` wrote, in the order of the file.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of an archive that was read: where its contents lie, and their SHA-256."""
 
-    Returns:
-        Read-only views into `data`, without a copy.
+    start: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """What an archive holds, in the order of the file, and the SHA-256 of the whole."""
+
+    entries: Mapping[str, Entry]
+    sha256: str
+
+
+def read_archive(source: Source) -> Archive:
+    """Go through what `write_archive` wrote, from the first byte to the last, each once.
+
+    Of the contents no more than a piece is held at a time. The digests are those of the bytes that were
+    checked here: who reads contents again compares with them.
 
     Raises:
         FormatError: The bytes are anything else than `write_archive` would have written.
     """
-    count, directory_offset = _read_end(data)
-    entries: dict[str, memoryview] = {}
-    at = directory_offset
+    end, count, directory_offset = _read_end(source)
+    directory = _read_directory(source, count, directory_offset)
+    whole = Sha256()
+    entries: dict[str, Entry] = {}
+    at = 0
     body_end = 0
     for _ in range(count):
-        name, crc, size, at = _read_central(data, at, body_end)
+        name, crc, size, at = _read_central(directory, at, body_end)
         if name in entries:
             raise FormatError(f"bundle: '{name}' stands twice in the directory")
-        start = _check_local(data, name, crc, size, body_end)
+        header = _checked_local(source, name, crc, size, body_end)
+        start = body_end + len(header)
         body_end = start + size
         if body_end > directory_offset:
             raise FormatError(f"bundle: '{name}' runs into the directory")
-        entries[name] = memoryview(data).toreadonly()[start:body_end]
-        if zlib.crc32(entries[name]) != crc:
-            raise FormatError(f"bundle: '{name}' does not match its checksum; fetch the file again")
+        whole.update(header)
+        entries[name] = _digested(source, name, crc, start, size, whole)
     if body_end != directory_offset:
         raise FormatError(
             f"bundle: {directory_offset - body_end} bytes between the last file and the directory"
         )
-    if at != len(data) - _END.size:
-        raise FormatError("bundle: the directory does not hold as many files as its end record says")
-    return entries
+    if at != len(directory):
+        raise FormatError(_WRONG_COUNT)
+    whole.update(directory)
+    whole.update(end)
+    return Archive(entries, whole.hexdigest())
 
 
-def _read_end(data: bytes) -> tuple[int, int]:
-    """The number of files and where the directory begins."""
-    at = len(data) - _END.size
-    if at < 0 or data[at : at + 4] != _END_MAGIC:
-        if data.rfind(_END_MAGIC, max(at - _16_BITS, 0), max(at, 0)) >= 0:
+def read_contents(source: Source, name: str, entry: Entry) -> bytes:
+    """The contents of an entry that `read_archive` has found, if they are still the same.
+
+    Raises:
+        FormatError: They have changed.
+    """
+    data = bytes(source.read(entry.start, entry.size_bytes))
+    if sha256_hex(data) != entry.sha256:
+        raise FormatError(f"bundle: '{name}' has changed since the bundle was opened; open it again")
+    return data
+
+
+def _digested(source: Source, name: str, crc: int, start: int, size: int, whole: Sha256) -> Entry:
+    """Read contents piece by piece into their checksum, their digest and that of the whole."""
+    own, found = Sha256(), 0
+    for at in range(start, start + size, PIECE_BYTES):
+        piece = source.read(at, min(PIECE_BYTES, start + size - at))
+        own.update(piece)
+        whole.update(piece)
+        found = zlib.crc32(piece, found)
+    if found != crc:
+        raise FormatError(f"bundle: '{name}' does not match its checksum; fetch the file again")
+    return Entry(start, size, own.hexdigest())
+
+
+def _read_end(source: Source) -> tuple[bytes, int, int]:
+    """The end record, the number of files and where the directory begins."""
+    at = source.size_bytes - _END.size
+    end = bytes(source.read(max(at, 0), _END.size))
+    if len(end) != _END.size or end[:4] != _END_MAGIC:
+        first = max(at - _16_BITS, 0)
+        if bytes(source.read(first, max(at, 0) - first)).rfind(_END_MAGIC) >= 0:
             raise FormatError("bundle: bytes behind its end record, expected none")
         raise FormatError("bundle: no end record; the file is truncated or not a bundle")
-    fields = _END.unpack_from(data, at)
+    fields = _END.unpack(end)
     _, disk, directory_disk, count_here, count, size, offset, comment = fields
     if _16_BITS in (count_here, count) or _32_BITS in (size, offset):
         raise FormatError("bundle: zip64 is not part of the format")
-    if data[max(at - 20, 0) :][:4] == _ZIP64_LOCATOR_MAGIC:
+    if source.read(max(at - 20, 0), 4) == _ZIP64_LOCATOR_MAGIC:
         raise FormatError("bundle: zip64 is not part of the format")
     if disk or directory_disk or count_here != count or comment:
         raise FormatError("bundle: an end record with a comment or of several disks")
@@ -107,14 +161,20 @@ def _read_end(data: bytes) -> tuple[int, int]:
         raise FormatError(f"bundle: {count} files, expected at most {MAX_ENTRIES}")
     if offset + size != at:
         raise FormatError(f"bundle: directory at {offset} of {size} bytes, expected it to end at {at}")
-    return count, offset
+    return end, count, offset
+
+
+def _read_directory(source: Source, count: int, offset: int) -> bytes:
+    size = source.size_bytes - _END.size - offset
+    if size > count * (_CENTRAL.size + MAX_NAME_BYTES):
+        raise FormatError(_WRONG_COUNT)
+    return bytes(source.read(offset, size))
 
 
 def _read_central(data: bytes, at: int, expected_offset: int) -> tuple[str, int, int, int]:
     """One directory entry: name, checksum, size, and where the next entry begins."""
-    limit = len(data) - _END.size
-    if at + _CENTRAL.size > limit or data[at : at + 4] != _CENTRAL_MAGIC:
-        raise FormatError(f"bundle: no directory entry at {at}")
+    if at + _CENTRAL.size > len(data) or data[at : at + 4] != _CENTRAL_MAGIC:
+        raise FormatError(f"bundle: no directory entry at byte {at} of the directory")
     fields = _CENTRAL.unpack_from(data, at)
     flags, method = fields[3], fields[4]
     crc, packed, size, name_size, extra_size, comment_size = fields[7:13]
@@ -143,12 +203,12 @@ def _read_central(data: bytes, at: int, expected_offset: int) -> tuple[str, int,
     return name, crc, size, after
 
 
-def _check_local(data: bytes, name: str, crc: int, size: int, at: int) -> int:
-    """Where the contents begin, once the header in front of them says what the directory says."""
+def _checked_local(source: Source, name: str, crc: int, size: int, at: int) -> bytes:
+    """The header in front of the contents, once it says what the directory says."""
     header = _local_header(name.encode("ascii"), crc, size)
-    if data[at : at + len(header)] != header:
+    if source.read(at, len(header)) != header:
         raise FormatError(f"bundle: the header of {name!r} does not say what the directory says")
-    return at + len(header)
+    return header
 
 
 def _local_header(label: bytes, crc: int, size: int) -> bytes:

@@ -15,20 +15,20 @@ agent. The format is specified in docs/formats.md, section Bundle.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from emberfleet.core.archive import read_archive, write_archive
+from emberfleet.core.archive import Entry, read_archive, read_contents, write_archive
 from emberfleet.core.arrays import Array
+from emberfleet.core.digest import sha256_hex
 from emberfleet.core.errors import FormatError
-from emberfleet.core.files import read_limited, write_atomically
+from emberfleet.core.files import write_atomically
 from emberfleet.core.graph import Graph
 from emberfleet.core.manifest import ENVELOPE_NAME, Manifest, PartInfo, check_part_name
 from emberfleet.core.signing import SigningKey, VerifyKey, open_envelope, sign_envelope
+from emberfleet.core.sources import HeldBytes, Source, open_source
 from emberfleet.core.tensors import decode_tensors
 
 MANIFEST_TYPE: Final = "application/vnd.emberfleet.manifest+json"
@@ -39,14 +39,19 @@ TFLITE_PART: Final = "model.tflite"
 
 
 class Bundle:
-    """A bundle whose signature and digests have held. Made by `Bundle.open` alone."""
+    """A bundle whose signature and digests have held. Made by `Bundle.open` alone.
 
-    __slots__ = ("_contents", "digest", "manifest")
+    A bundle in a file holds no contents: a part is read when it is asked for, and given out only if those
+    bytes have the digest that was signed. The file stays open, so another may take its name.
+    """
 
-    def __init__(self, manifest: Manifest, contents: Mapping[str, memoryview], digest: str) -> None:
+    __slots__ = ("_entries", "_source", "digest", "manifest")
+
+    def __init__(self, manifest: Manifest, source: Source, entries: Mapping[str, Entry], digest: str) -> None:
         self.manifest: Final = manifest
         self.digest: Final = digest
-        self._contents: Final = contents
+        self._source: Final = source
+        self._entries: Final = entries
 
     @classmethod
     def open(
@@ -64,35 +69,37 @@ class Bundle:
             FormatError: Anything else about the bytes.
             StorageError: The file cannot be read.
         """
-        data = source if isinstance(source, bytes) else read_limited(source, max_bytes)
-        if len(data) > max_bytes:
-            raise FormatError(f"bundle: {len(data)} bytes, expected at most {max_bytes}")
-        contents = read_archive(data)
-        if next(iter(contents), None) != ENVELOPE_NAME:
+        data = HeldBytes(source) if isinstance(source, bytes) else open_source(source, max_bytes)
+        if data.size_bytes > max_bytes:
+            raise FormatError(f"bundle: {data.size_bytes} bytes, expected at most {max_bytes}")
+        archive = read_archive(data)
+        entries = dict(archive.entries)
+        if next(iter(entries), None) != ENVELOPE_NAME:
             raise FormatError(f"bundle: the first file must be {ENVELOPE_NAME}")
-        envelope = bytes(contents.pop(ENVELOPE_NAME))
-        for name in contents:
+        envelope = read_contents(data, ENVELOPE_NAME, entries.pop(ENVELOPE_NAME))
+        for name in entries:
             check_part_name(name)
-        if list(contents) != sorted(contents):
+        if list(entries) != sorted(entries):
             raise FormatError("bundle: the files are not in the order of their names")
         manifest = Manifest.decode(open_envelope(envelope, MANIFEST_TYPE, trusted))
-        _check_contents(manifest.parts, contents)
-        return cls(manifest, contents, hashlib.sha256(data).hexdigest())
+        _check_entries(manifest.parts, entries)
+        return cls(manifest, data, entries, archive.sha256)
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The names of all parts, sorted."""
-        return tuple(self._contents)
+        return tuple(self._entries)
 
     def part(self, name: str) -> bytes:
         """The contents of one part, as signed.
 
         Raises:
-            FormatError: The bundle has no such part.
+            FormatError: The bundle has no such part, or its file was written to since it was opened.
+            StorageError: The file cannot be read any more.
         """
-        if name not in self._contents:
-            raise FormatError(f"bundle: no part '{name}'; it has {', '.join(self._contents) or 'none'}")
-        return bytes(self._contents[name])
+        if name not in self._entries:
+            raise FormatError(f"bundle: no part '{name}'; it has {', '.join(self._entries) or 'none'}")
+        return read_contents(self._source, name, self._entries[name])
 
     def graph(self) -> Graph:
         """The network of ``graph.json``."""
@@ -120,7 +127,7 @@ def encode_bundle(manifest: Manifest, parts: Mapping[str, bytes], key: SigningKe
     if manifest.parts:
         raise FormatError("bundle: the manifest lists parts already, expected none before they are measured")
     ordered = {name: parts[name] for name in sorted(parts)}
-    listed = {name: PartInfo(len(data), hashlib.sha256(data).hexdigest()) for name, data in ordered.items()}
+    listed = {name: PartInfo(len(data), sha256_hex(data)) for name, data in ordered.items()}
     envelope = sign_envelope(MANIFEST_TYPE, replace(manifest, parts=listed).encode(), key)
     data = write_archive({ENVELOPE_NAME: envelope, **ordered})
     if len(data) > MAX_BUNDLE_BYTES:
@@ -132,18 +139,20 @@ def write_bundle(path: str | Path, manifest: Manifest, parts: Mapping[str, bytes
     """Write the file that `encode_bundle` makes, whole or not at all, and give its digest (SHA-256)."""
     data = encode_bundle(manifest, parts, key)
     write_atomically(path, data)
-    return hashlib.sha256(data).hexdigest()
+    return sha256_hex(data)
 
 
-def _check_contents(listed: Mapping[str, PartInfo], contents: Mapping[str, memoryview]) -> None:
+def _check_entries(listed: Mapping[str, PartInfo], entries: Mapping[str, Entry]) -> None:
     for name in listed:
-        if name not in contents:
+        if name not in entries:
             raise FormatError(f"bundle: part '{name}' is in the manifest but not in the file")
-    for name, data in contents.items():
+    for name, entry in entries.items():
         if name not in listed:
             raise FormatError(f"bundle: part '{name}' is in the file but not in the manifest")
-        expected = listed[name]
-        if len(data) != expected.size_bytes:
-            raise FormatError(f"bundle: part '{name}' has {len(data)} bytes, expected {expected.size_bytes}")
-        if not hmac.compare_digest(hashlib.sha256(data).hexdigest(), expected.sha256):
+        signed = listed[name]
+        if entry.size_bytes != signed.size_bytes:
+            raise FormatError(
+                f"bundle: part '{name}' has {entry.size_bytes} bytes, expected {signed.size_bytes}"
+            )
+        if entry.sha256 != signed.sha256:
             raise FormatError(f"bundle: part '{name}' is not the one that was signed; fetch the file again")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -31,28 +30,28 @@ def write_atomically(path: str | Path, data: bytes | Iterable[bytes], mode: int 
         StorageError: The disk is full, or the folder is missing or not writable.
     """
     target = Path(path)
-    beside = target.parent / f".{target.name[:100]}.{secrets.token_hex(8)}.part"
+    beside = target.parent / f".{target.name[:100]}.{os.urandom(8).hex()}.part"
     pieces = (data,) if isinstance(data, bytes) else data
-    with _storage_error("write", target):
+    with storage_errors("write", target):
         # Private until complete, so that nobody reads along whom the finished file would shut out.
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE)
     try:
         try:
             for piece in pieces:
-                with _storage_error("write", target):
+                with storage_errors("write", target):
                     _write_all(descriptor, piece)
-            with _storage_error("write", target):
+            with storage_errors("write", target):
                 os.fchmod(descriptor, mode)
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        with _storage_error("write", target):
+        with storage_errors("write", target):
             os.replace(beside, target)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(beside)
         raise
-    with _storage_error("write", target):
+    with storage_errors("write", target):
         _flush_folder(target.parent)
 
 
@@ -69,7 +68,7 @@ def read_limited(path: str | Path, limit: int) -> bytes:
         StorageError: The file is missing, a folder, or not readable.
     """
     source = Path(path)
-    with _storage_error("read", source), open(source, "rb") as stream:
+    with storage_errors("read", source), open(source, "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         if size <= limit:
             data = stream.read(limit + 1)
@@ -98,7 +97,8 @@ def _flush_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _storage_error(verb: str, path: Path) -> Iterator[None]:
+def storage_errors(verb: str, path: Path) -> Iterator[None]:
+    """Turn the operating system's errors into `StorageError`; `verb` says what was tried with the file."""
     try:
         yield
     except OSError as error:

@@ -11,24 +11,15 @@ Source: https://github.com/secure-systems-lab/dsse, protocol.md and envelope.md,
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    KeySerializationEncryption,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
 
 from emberfleet.core.codec import Fields, encode_json, to_base64
+from emberfleet.core.digest import sha256_hex
 from emberfleet.core.errors import FormatError, SignatureError
 from emberfleet.core.files import read_limited, write_private
 
@@ -72,7 +63,7 @@ class VerifyKey:
     @property
     def key_id(self) -> str:
         """The first 16 hexadecimal digits of the key's SHA-256: a name, not a proof."""
-        return hashlib.sha256(self.raw).hexdigest()[:16]
+        return sha256_hex(self.raw)[:16]
 
     def verify(self, signature: bytes, message: bytes) -> None:
         """Raise `SignatureError` unless `signature` was made over `message` by this key."""
@@ -92,16 +83,24 @@ class VerifyKey:
 
 
 class SigningKey:
-    """An Ed25519 private key. It shows itself by its public key id alone and refuses to be pickled."""
+    """An Ed25519 private key. It shows itself by its public key id alone and refuses to be pickled.
+
+    `cryptography`'s serialization is imported where it is used: it takes 1 MiB, which a device that only
+    verifies does without.
+    """
 
     __slots__ = ("_key", "verify_key")
 
     def __init__(self, seed: bytes) -> None:
         """Take the 32 secret bytes of RFC 8032; `generate` and `load` are the usual ways in."""
+        from cryptography.hazmat.primitives import serialization
+
         if not isinstance(seed, bytes) or len(seed) != KEY_BYTES:
             raise FormatError(f"signing key: {len(seed)} bytes, expected {KEY_BYTES}")
         self._key = Ed25519PrivateKey.from_private_bytes(seed)
-        public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        public = self._key.public_key().public_bytes(
+            serialization.Encoding.Raw, serialization.PublicFormat.Raw
+        )
         self.verify_key: Final = VerifyKey(public)
 
     @classmethod
@@ -122,6 +121,8 @@ class SigningKey:
     @classmethod
     def from_pem(cls, pem: bytes, passphrase: str | None = None) -> SigningKey:
         """Read a key from PKCS#8 PEM; raises as `load` does."""
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
         try:
             key = load_pem_private_key(pem, passphrase.encode() if passphrase is not None else None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -136,12 +137,16 @@ class SigningKey:
 
     def pem(self, passphrase: str | None = None) -> bytes:
         """The key as PKCS#8 PEM: a secret unless a good passphrase protects it."""
+        from cryptography.hazmat.primitives import serialization
+
         if passphrase == "":
             raise FormatError("signing key: an empty passphrase protects nothing; give none or a real one")
-        protection: KeySerializationEncryption = NoEncryption()
+        protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
         if passphrase is not None:
-            protection = BestAvailableEncryption(passphrase.encode())
-        return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection)
+            protection = serialization.BestAvailableEncryption(passphrase.encode())
+        return self._key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection
+        )
 
     def sign(self, message: bytes) -> bytes:
         """The 64 bytes of the Ed25519 signature over `message`; the same message, the same bytes."""
@@ -155,7 +160,13 @@ class SigningKey:
 
     @classmethod
     def _of(cls, key: Ed25519PrivateKey) -> SigningKey:
-        return cls(key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()))
+        from cryptography.hazmat.primitives import serialization
+
+        return cls(
+            key.private_bytes(
+                serialization.Encoding.Raw, serialization.PrivateFormat.Raw, serialization.NoEncryption()
+            )
+        )
 
 
 def preauthentication_encoding(payload_type: str, payload: bytes) -> bytes:

@@ -5,7 +5,6 @@ A batch of its own size is allocated when it is first met; images beyond `batch`
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,6 @@ import numpy as np
 from emberfleet.core.arrays import Float32, Int8
 from emberfleet.core.errors import DeviceError, FormatError, ShapeError
 from emberfleet.core.quantization import QuantParams
-
-_log = logging.getLogger(__name__)
 
 
 def find_interpreter() -> tuple[Any, Any]:
@@ -54,8 +51,12 @@ class LiteRtPredictor:
             try:
                 self._interpreter.allocate_tensors()
             except RuntimeError as error:
+                import logging
+
                 # XNNPACK refuses scales of very different size (an activation that is always zero).
-                _log.warning("running without XNNPACK, which refuses this model: %s", error)
+                logging.getLogger(__name__).warning(
+                    "running without XNNPACK, which refuses this model: %s", error
+                )
                 plain = resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES
                 self._interpreter = interpreter(
                     model_content=model, num_threads=threads, experimental_op_resolver_type=plain
