@@ -23,6 +23,7 @@ from emberfleet.core.graph import (
     Softmax,
     ceil_padding,
     same_padding,
+    without_softmax,
 )
 from tests.core.networks import bypass_network
 
@@ -156,3 +157,10 @@ def test_ceil_padding_leaves_out_no_pixel(side: int, out: int) -> None:
     """The sizes of SqueezeNet's 3 x 3 pools with stride 2 in Caffe and torch's ceil mode."""
     pool = MaxPool("p", ("x",), padding=ceil_padding((side, side), (3, 3), (2, 2)))
     assert pool.infer(((side, side, 8),)) == (out, out, 8)
+
+
+def test_a_final_softmax_is_left_out_of_predictions() -> None:
+    graph = bypass_network()
+    probabilities = Graph((*graph.nodes, Softmax("softmax", (graph.output.name,))))
+    assert without_softmax(probabilities).output.name == graph.output.name
+    assert without_softmax(graph) is graph

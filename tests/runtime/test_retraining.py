@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from emberfleet.core.errors import ConfigError
-from emberfleet.core.graph import Graph, Softmax
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.runtime.retraining import (
     RetrainPlan,
@@ -15,7 +14,6 @@ from emberfleet.runtime.retraining import (
     split_samples,
     with_classes,
     with_tensors,
-    without_softmax,
 )
 from emberfleet.train.data.dataset import Dataset
 from emberfleet.train.evaluation import Evaluation
@@ -137,13 +135,6 @@ def test_a_plan_comes_from_plain_settings() -> None:
 def test_settings_that_make_no_plan_are_refused(settings: dict[str, str | int | float | bool]) -> None:
     with pytest.raises(ConfigError, match="retraining"):
         RetrainPlan.from_settings(settings)
-
-
-def test_a_final_softmax_is_left_out_of_predictions() -> None:
-    graph = trained().graph
-    probabilities = Graph((*graph.nodes, Softmax("softmax", (graph.output.name,))))
-    assert without_softmax(probabilities).output.name == graph.output.name
-    assert without_softmax(graph) is graph
 
 
 def test_what_was_measured_of_old_weights_is_left_behind() -> None:

@@ -382,6 +382,11 @@ class Graph:
             raise FormatError(f"graph: {error}") from error
 
 
+def without_softmax(graph: Graph) -> Graph:
+    """The graph up to its logits."""
+    return Graph(graph.nodes[:-1]) if isinstance(graph.output, Softmax) else graph
+
+
 def same_padding(size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int]) -> Padding:
     """The padding of TensorFlow's SAME: ``ceil(size / stride)`` outputs, the odd pixel at the end."""
     total = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride, strict=True)]

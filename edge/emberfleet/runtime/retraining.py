@@ -14,7 +14,7 @@ import numpy as np
 
 from emberfleet.core.arrays import Float32, Tensors
 from emberfleet.core.errors import ConfigError
-from emberfleet.core.graph import Conv2D, Graph, Reshape, Softmax
+from emberfleet.core.graph import Conv2D, Graph, Reshape
 from emberfleet.core.integer import quantize
 from emberfleet.engine.backend import Backend, TrainingSpec
 from emberfleet.engine.memory import TrainingMemory
@@ -217,11 +217,6 @@ def split_samples(samples: Dataset, plan: RetrainPlan) -> tuple[Dataset, Dataset
             "add images of each class"
         )
     return learnt, held_out
-
-
-def without_softmax(graph: Graph) -> Graph:
-    """The graph up to its logits."""
-    return Graph(graph.nodes[:-1]) if isinstance(graph.output, Softmax) else graph
 
 
 def _diverged(what: str, plan: RetrainPlan) -> ConfigError:

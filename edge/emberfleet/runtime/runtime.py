@@ -257,7 +257,7 @@ class Runtime:
         assert self._engine is not None
         if self.precision == "int8":
             return self._engine.integer_predictor(self.network(), batch)
-        from emberfleet.runtime.retraining import without_softmax
+        from emberfleet.core.graph import without_softmax
 
         return self._engine.predictor(without_softmax(self.model.graph), self.model.tensors, batch)
 
