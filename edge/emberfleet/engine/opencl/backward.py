@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from emberfleet.core.graph import (
     Add,
+    AveragePool,
     BatchNorm,
+    ClippedRelu,
     Concat,
     Conv2D,
+    DepthwiseConv2D,
     Dropout,
     GlobalAveragePool,
     Graph,
@@ -18,7 +21,7 @@ from emberfleet.core.graph import (
     Relu,
     Reshape,
 )
-from emberfleet.engine.opencl import batch_norm, conv2d, elementwise, pool
+from emberfleet.engine.opencl import batch_norm, conv2d, depthwise, elementwise, pool
 from emberfleet.engine.opencl.forward import Forward, window_of
 from emberfleet.engine.opencl.layout import NO_HALO, Images, View
 from emberfleet.engine.opencl.network import Unit, Values, widest
@@ -84,10 +87,12 @@ class Gradients:
     def own_frame(self, unit: Unit) -> Frame:
         """What the unit that produced a tensor needs of the tensor's gradient."""
         node = unit.node
-        if not isinstance(node, Conv2D) or unit.inputs[0] not in self.wanted:
+        if not isinstance(node, (Conv2D, DepthwiseConv2D)) or unit.inputs[0] not in self.wanted:
             return Frame()
         h, w, _ = self.values.shape(unit.inputs[0])
         ho, wo, _ = self.values.shape(unit.output)
+        if isinstance(node, DepthwiseConv2D):
+            return Frame(depthwise.halo_back(window_of(node), (h, w), (ho, wo)))
         kh, kw = node.kernel
         top, left = node.padding[:2]
         spread = node.stride if (ho, wo) != (1, 1) else (1, 1)
@@ -147,7 +152,7 @@ class Backward:
             gradients: Places of the tensors' gradients.
             learned: Places of the learning parameters' gradients.
         """
-        self.program: Program = forward.program
+        self.forward, self.program = forward, forward.program
         self.values, self.remembered, self.recall = forward.values, forward.remembered, recall
         self.places = forward.places
         self.packed, self.gradients, self.learned = packed, gradients, learned
@@ -163,7 +168,7 @@ class Backward:
             elementwise.quantize_backward(program, raw, dy, dy, self.places[unit.point], accumulate=False)
         wanted = [name in self.gradients.wanted for name in unit.inputs]
         match node:
-            case Conv2D():
+            case Conv2D() | DepthwiseConv2D():
                 self._conv(unit, node, dy)
             case BatchNorm():
                 norm, saved = self.remembered.norms[unit.output]
@@ -190,13 +195,16 @@ class Backward:
     def _plain(self, unit: Unit, dy: View, dx: View, accumulate: bool) -> None:
         program, node = self.program, unit.node
         match node:
-            case Relu():
-                elementwise.relu_backward(program, self.recall.raw(unit.output), dy, dx, accumulate)
+            case Relu() | ClippedRelu():
+                y = self.recall.raw(unit.output)
+                elementwise.relu_backward(program, y, dy, dx, accumulate, unit.ceiling)
             case MaxPool():
                 winners = self.remembered.winners[unit.output]
                 pool.max_backward(program, dy, dx, node, winners, accumulate)
+            case AveragePool():
+                pool.average_backward(program, dy, dx, node, accumulate)
             case GlobalAveragePool():
-                pool.average_backward(program, dy, dx, accumulate)
+                pool.global_average_backward(program, dy, dx, accumulate)
             case Add():
                 elementwise.copy(program, dy, dx, accumulate)
             case Dropout():
@@ -205,27 +213,50 @@ class Backward:
             case Reshape():
                 elementwise.reshape(program, dy, dx, accumulate)
 
-    def _conv(self, unit: Unit, node: Conv2D, dy: View) -> None:
+    def _conv(self, unit: Unit, node: Conv2D | DepthwiseConv2D, dy: View) -> None:
         program, window = self.program, window_of(node)
         (name,) = unit.inputs
         open_where = self.recall.raw(unit.output) if unit.relu else None
         bias = self.learned.get(f"{node.name}/bias")
         if bias is not None:
-            elementwise.bias_gradient(program, dy, (bias.offset, bias.floats), open_where)
+            at = bias.offset, bias.floats
+            elementwise.bias_gradient(program, dy, at, open_where, unit.ceiling)
         elif open_where is not None:
-            elementwise.relu_backward(program, open_where, dy, dy, accumulate=False)
-        weight = self.learned.get(f"{node.name}/weight")
-        if weight is not None:
-            x = self.recall.view(name)
-            conv2d.backward_weight(program, x, dy, window, (weight.offset, weight.floats))
+            elementwise.relu_backward(program, open_where, dy, dy, accumulate=False, ceiling=unit.ceiling)
+        learned = self.learned.get(f"{node.name}/weight")
+        target = (learned.offset, learned.floats) if learned is not None else None
+        if isinstance(node, DepthwiseConv2D):
+            self._depthwise(unit, node, dy, target)
+            return
+        if target is not None:
+            conv2d.backward_weight(program, self.recall.view(name), dy, window, target)
         if name in self.gradients.wanted:
             dy = self._framed(unit, dy)
             dx, accumulate = self.gradients.target(name)
             kh, kw = node.kernel
             back = conv2d.Window(node.kernel, (1, 1), kh - 1 - window.up, kw - 1 - window.left)
-            at = self.packed.transposed_at[f"{node.name}/weight"]
-            turned = conv2d.Weight("packed", at, node.channels, dx.padded_channels)
+            turned_at = self.packed.transposed_at[f"{node.name}/weight"]
+            turned = conv2d.Weight("packed", turned_at, node.channels, dx.padded_channels)
             conv2d.forward(program, dy, turned, dx, back, conv2d.Epilogue(accumulate=accumulate))
+
+    def _depthwise(self, unit: Unit, node: DepthwiseConv2D, dy: View, target: tuple[int, int] | None) -> None:
+        """Gradients of the weight and of the input; with a multiplier, of its channels repeated first."""
+        program, window, times = self.program, window_of(node), node.multiplier
+        (name,) = unit.inputs
+        if target is not None:
+            x = depthwise.repeat_channels(program, self.recall.view(name), times, node.padding)
+            depthwise.backward_weight(program, x, dy, window, target)
+        if name not in self.gradients.wanted:
+            return
+        dy, weight = self._framed(unit, dy), self.forward.weight(node)
+        dx, accumulate = self.gradients.target(name)
+        if times == 1:
+            depthwise.backward_input(program, dy, weight, dx, window, accumulate)
+            return
+        height, width, channels = self.values.shape(name)
+        wide = program.images(f"d {name} repeated", (height, width, channels * times))
+        depthwise.backward_input(program, dy, weight, wide, window, accumulate=False)
+        depthwise.sum_channels(program, wide, dx, times, accumulate)
 
     def _framed(self, unit: Unit, dy: View) -> View:
         """`dy` with zeros around and between its pixels as the convolution back needs them."""

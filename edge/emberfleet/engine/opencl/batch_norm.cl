@@ -73,11 +73,11 @@ KERNEL(batch_norm_statistics_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT partial, const 
 // pv: offset of the partial sums, padded C, how many parts, offset of saved.
 // av: offset of gamma, of beta, of the running mean, of the running variance.
 // moments: epsilon, momentum, 1 / M, M / (M - 1) (1 where M is 1).   range: offset of the partial
-// minima and maxima [part][2][C], place of the quantization in qp, flags.
+// minima and maxima [part][2][C], place of the quantization in qp, flags.   ceiling: INFINITY or a clipped ReLU's.
 KERNEL(batch_norm_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN partial, GLOBAL_OUT saved,
                                    GLOBAL_IN params, GLOBAL_OUT running, GLOBAL_IN qp, const int4 xv,
                                    const int4 yv, const int4 size, const int4 pv, const int4 av,
-                                   const float4 moments, const int4 range)
+                                   const float4 moments, const int4 range, const float ceiling)
 {
     SHARED_LANES
     LANES_OF_CHANNELS
@@ -131,7 +131,7 @@ KERNEL(batch_norm_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN parti
             #pragma unroll
             EACH {
                 vec value = LOAD(a + b * V) * factor[b] + offset[b];
-                if (flags & RELU) value = MAX_OF(value, (vec)(0.0f));
+                if (flags & RELU) value = MIN_OF((vec)(ceiling), MAX_OF(value, (vec)(0.0f)));
                 if (flags & QUANTIZE) {
                     low[b] = MIN_OF(low[b], value);
                     high[b] = MAX_OF(high[b], value);
@@ -152,11 +152,11 @@ KERNEL(batch_norm_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, GLOBAL_IN parti
 }
 
 // The gradient passes where ReLU was open and rounding did not cut the value off.
-static inline vec let_through(vec dy, vec pre, float4 q, int flags)
+static inline vec let_through(vec dy, vec pre, float4 q, int flags, float ceiling)
 {
-    if (flags & RELU) dy = pre > 0.0f ? dy : (vec)(0.0f);
+    if (flags & RELU) dy = (pre > 0.0f && pre < ceiling) ? dy : (vec)(0.0f);
     if (flags & QUANTIZE) {
-        const vec post = flags & RELU ? MAX_OF(pre, (vec)(0.0f)) : pre;
+        const vec post = flags & RELU ? MIN_OF((vec)(ceiling), MAX_OF(pre, (vec)(0.0f))) : pre;
         dy = (post >= q.z * q.y && post <= q.w * q.y) ? dy : (vec)(0.0f);
     }
     return dy;
@@ -164,7 +164,7 @@ static inline vec let_through(vec dy, vec pre, float4 q, int flags)
 
 KERNEL(batch_norm_reduce_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_IN saved, GLOBAL_IN qp, GLOBAL_OUT partial,
                                   const int4 xv, const int4 dv, const int4 size, const int4 pv, const int place,
-                                  const int flags)
+                                  const int flags, const float ceiling)
 {
     const float4 q = *(__global const float4 *)(qp + 4 * place);
     SHARED_LANES
@@ -186,7 +186,7 @@ KERNEL(batch_norm_reduce_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_IN saved,
             #pragma unroll
             EACH {
                 const vec value = LOAD(a + b * V);
-                const vec g = let_through(LOAD(d + b * V), value * factor[b] + offset[b], q, flags);
+                const vec g = let_through(LOAD(d + b * V), value * factor[b] + offset[b], q, flags, ceiling);
                 sum[b] += g;
                 product[b] += g * (value - mean[b]);
             }
@@ -205,7 +205,8 @@ KERNEL(batch_norm_reduce_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_IN saved,
 // gv: offset of dgamma, of dbeta in gradients (-1: not wanted), flags, place of the quantization in qp.
 KERNEL(batch_norm_backward_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT dx, GLOBAL_IN saved, GLOBAL_IN partial,
                                     GLOBAL_IN qp, GLOBAL_OUT gradients, const int4 xv, const int4 dv, const int4 ov,
-                                    const int4 size, const int4 pv, const int4 gv, const float4 moments)
+                                    const int4 size, const int4 pv, const int4 gv, const float4 moments,
+                                    const float ceiling)
 {
     LANES_OF_CHANNELS
     const int flags = gv.z;
@@ -241,7 +242,7 @@ KERNEL(batch_norm_backward_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT dx,
             #pragma unroll
             EACH {
                 const vec value = LOAD(a + b * V);
-                const vec g = let_through(LOAD(d + b * V), value * factor[b] + offset[b], q, flags);
+                const vec g = let_through(LOAD(d + b * V), value * factor[b] + offset[b], q, flags, ceiling);
                 vec result = g * factor[b] + value * slope[b] + level[b];
                 if (flags & ACCUMULATE) result += LOAD(out + b * V);
                 STORE(out + b * V) = result;

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+import numpy as np
 
 from emberfleet.engine.opencl.layout import Storage, View
 from emberfleet.engine.opencl.program import ARENA, Program
@@ -24,6 +27,8 @@ class Norm:
     momentum: float
     batch_statistics: bool
     relu: bool
+    ceiling: float = math.inf
+    """Of the ReLU."""
     rounding: int | None = None
     """Place in `quantization` of the rounding taken in."""
 
@@ -62,6 +67,7 @@ def forward(program: Program, x: View, y: View, norm: Norm) -> Saved:
         *(x, y, size, pv, (norm.gamma, norm.beta, norm.mean, norm.variance)),
         (norm.epsilon, norm.momentum, 1.0 / count, count / max(count - 1, 1)),
         (extremes if extremes is not None else 0, norm.rounding or 0, _flags(norm), 0),
+        np.float32(norm.ceiling),
         options=block,
     )
     return Saved(saved, partial, extremes, parts)
@@ -79,6 +85,7 @@ def repeat(program: Program, x: View, y: View, norm: Norm, saved: Saved) -> None
         *(x, y, size, (0, channels, parts, saved.statistics), (0, 0, 0, 0)),
         (0.0, 0.0, 0.0, 0.0),
         (0, norm.rounding or 0, _flags(norm) | REPEAT, 0),
+        np.float32(norm.ceiling),
         options=block,
     )
 
@@ -112,7 +119,8 @@ def backward(
     flags, place = _flags(norm), norm.rounding or 0
     program.emit(
         "batch_norm", "batch_norm_reduce_f32", (panels, parts),
-        ARENA, ARENA, ARENA, "quantization", ARENA, x, dy, size, pv, place, flags, options=block,
+        ARENA, ARENA, ARENA, "quantization", ARENA, x, dy, size, pv, place, flags, np.float32(norm.ceiling),
+        options=block,
     )  # fmt: skip
     flags |= (ACCUMULATE if accumulate else 0) | (WRITE_DX if dx is not None else 0)
     program.emit(
@@ -122,6 +130,7 @@ def backward(
         *(ARENA, ARENA, ARENA, ARENA, ARENA, "quantization", "gradients"),
         *(x, dy, dx if dx is not None else dy, size, pv, (*targets, flags, place)),
         (0.0, 0.0, 1.0 / (x.batch * x.height * x.width), 0.0),
+        np.float32(norm.ceiling),
         options=block,
     )
 

@@ -26,9 +26,11 @@
 // xv: offset, image stride, step per output row, step per output pixel.   taps: KH, KW, step per
 // window row, per window column.   size: H, W, C of x, output rows per group.
 // wv: offset of the weights, their padded O, offset of the bias, flags.
-// q: 1 / scale, scale, lowest and highest code of the output's quantization.
+// q: 1 / scale, scale, lowest and highest code of the output's quantization.   ceiling: INFINITY or a clipped
+// ReLU's.
 KERNEL(conv2d_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN weight, GLOBAL_IN bias, GLOBAL_OUT y, const int4 xv,
-                               const int4 taps, const int4 yv, const int4 size, const int4 wv, const float4 q)
+                               const int4 taps, const int4 yv, const int4 size, const int4 wv, const float4 q,
+                               const float ceiling)
 {
 #pragma OPENCL FP_CONTRACT ON
     const int span = SPAN_OF(wv.y / (NV * V)), turn = LANE / span, turns = LANES / span;
@@ -90,7 +92,8 @@ KERNEL(conv2d_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN weight, GLOBAL_IN bias,
                     if (h + i >= h_start && w + j >= w_start) {
                         #pragma unroll
                         for (int v = 0; v < NV; v++)
-                            STORE(out + i * yv.z + j * yv.w + v * V) = MAX_OF(floor_, acc[i][j][v]);
+                            STORE(out + i * yv.z + j * yv.w + v * V) =
+                                MIN_OF((vec)(ceiling), MAX_OF(floor_, acc[i][j][v]));
                     }
             continue;
         }
@@ -109,6 +112,7 @@ KERNEL(conv2d_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN weight, GLOBAL_IN bias,
             for (int v = 0; v < NV; v++) {
                 vec value = results[pixel * NV + v];
                 if (flags & RELU) value = MAX_OF(value, (vec)(0.0f));
+                value = MIN_OF((vec)(ceiling), value);
                 STORE(out + i * yv.z + j * yv.w + v * V) = fake_quantize(value, q);
             }
         }

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from emberfleet.core.errors import ShapeError
 from emberfleet.engine.opencl.device import OpenCLDevice
 from emberfleet.engine.opencl.layout import Place, View, round_up
@@ -87,6 +89,24 @@ class Epilogue:
     accumulate: bool = False
     rounding: tuple[float, float, float, float] | None = None
     """1 / scale, scale, lowest and highest code minus the zero point."""
+    ceiling: float = math.inf
+    """Of a clipped ReLU."""
+
+    @property
+    def flags(self) -> int:
+        """What kernels are told of it in bits."""
+        return (
+            (ACCUMULATE if self.accumulate else 0)
+            | (RELU if self.relu else 0)
+            | (BIAS if self.bias else 0)
+            | (QUANTIZE if self.rounding else 0)
+        )
+
+    @property
+    def numbers(self) -> tuple[tuple[float, float, float, float], np.float32]:
+        """What kernels are told of it in numbers: the rounding and the ceiling."""
+        first, second, third, fourth = self.rounding or (0.0, 0.0, 0.0, 0.0)
+        return (float(first), float(second), float(third), float(fourth)), np.float32(self.ceiling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +187,6 @@ def forward(
     vectors = y.padded_channels // (tile.nv * tile.v)
     panels = vectors // program.device.span(vectors)
     block = _rows_per_group(program.device, walk, tile, panels, vectors)
-    flags = (
-        (ACCUMULATE if done.accumulate else 0)
-        | (RELU if done.relu else 0)
-        | (BIAS if done.bias else 0)
-        | (QUANTIZE if done.rounding else 0)
-    )
     bias = done.bias or (weight.buffer, 0)
     program.emit(
         "conv2d",
@@ -186,8 +200,8 @@ def forward(
         taps.numbers,
         walk.y,
         (walk.rows, walk.columns, taps.channels, block),
-        (weight.offset, weight.padded_outputs, bias[1], flags),
-        tuple(float(value) for value in done.rounding or (0.0, 0.0, 0.0, 0.0)),
+        (weight.offset, weight.padded_outputs, bias[1], done.flags),
+        *done.numbers,
         options=tile,
         work=ForwardWork(shape, x, weight, y, window, done),
     )

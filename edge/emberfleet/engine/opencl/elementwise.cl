@@ -2,7 +2,7 @@
 //
 //   copy       y = x                       (concat that could not be in place, add's gradient, halos)
 //   add        y = a + b
-//   relu       y = max(x, 0);              backward: dx = y > 0 ? dy : 0, alone or with the sums of it
+//   relu       y = min(max(x, 0), ceiling);   backward: dx = 0 < y < ceiling ? dy : 0, alone or with the sums of it
 //   dropout    y = keep(e) ? x * s : 0     forward and backward alike (engine/dropout.py)
 //   quantize   y = 8-bit rounding of x, with the minima and maxima of x per channel
 //   sum        sums of x per channel and part of the rows (the gradient of a bias)
@@ -69,24 +69,27 @@ KERNEL(add_f32)(GROUPS GLOBAL_IN a, GLOBAL_IN b, GLOBAL_OUT y, const int4 av, co
 }
 
 KERNEL(relu_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 size,
-                             const int channels)
+                             const int channels, const float ceiling)
 {
     FOR_EACH_ROW {
         GLOBAL_IN a = ROW_OF(x, xv);
         GLOBAL_OUT out = ROW_OF(y, yv);
-        FOR_EACH_VECTOR STORE(out + w * yv.w + c) = MAX_OF(LOAD(a + w * xv.w + c), (vec)(0.0f));
+        FOR_EACH_VECTOR
+        STORE(out + w * yv.w + c) = MIN_OF((vec)(ceiling), MAX_OF(LOAD(a + w * xv.w + c), (vec)(0.0f)));
     }
 }
 
+#define WHERE_OPEN(y, dy) (((y) > 0.0f && (y) < ceiling) ? (dy) : (vec)(0.0f))
+
 KERNEL(relu_backward_f32)(GROUPS GLOBAL_IN y, GLOBAL_IN dy, GLOBAL_OUT dx, const int4 yv, const int4 dv,
-                              const int4 xv, const int4 size, const int channels, const int accumulate)
+                              const int4 xv, const int4 size, const int channels, const int accumulate,
+                              const float ceiling)
 {
     FOR_EACH_ROW {
         GLOBAL_IN a = ROW_OF(y, yv);
         GLOBAL_IN d = ROW_OF(dy, dv);
         GLOBAL_OUT out = ROW_OF(dx, xv);
-        FOR_EACH_VECTOR
-        put(out + w * xv.w + c, LOAD(a + w * yv.w + c) > 0.0f ? LOAD(d + w * dv.w + c) : (vec)(0.0f), accumulate);
+        FOR_EACH_VECTOR put(out + w * xv.w + c, WHERE_OPEN(LOAD(a + w * yv.w + c), LOAD(d + w * dv.w + c)), accumulate);
     }
 }
 
@@ -212,7 +215,7 @@ KERNEL(sum_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT partial, const int4 xv, const int
 
 // In place, with the sums that the bias wants: one pass over dy where two would be.
 KERNEL(relu_backward_sum_f32)(GROUPS GLOBAL_IN y, GLOBAL_OUT dy, GLOBAL_OUT partial, const int4 yv, const int4 dv,
-                              const int4 size, const int2 pv)
+                              const int4 size, const int2 pv, const float ceiling)
 {
     SHARED_LANES
     LANES_OF_CHANNELS
@@ -228,8 +231,7 @@ KERNEL(relu_backward_sum_f32)(GROUPS GLOBAL_IN y, GLOBAL_OUT dy, GLOBAL_OUT part
         for (int w = turn; w < size.y; w += turns) {
             #pragma unroll
             EACH {
-                const vec open =
-                    LOAD(a + w * yv.w + b * V) > 0.0f ? LOAD(d + w * dv.w + b * V) : (vec)(0.0f);
+                const vec open = WHERE_OPEN(LOAD(a + w * yv.w + b * V), LOAD(d + w * dv.w + b * V));
                 STORE(d + w * dv.w + b * V) = open;
                 line[b] += open;
             }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from emberfleet.core.graph import Dropout
@@ -30,20 +32,23 @@ def add(program: Program, a: View, b: View, y: View) -> None:
     program.emit("elementwise", "add_f32", (parts,), ARENA, ARENA, ARENA, a, b, y, size, y.padded_channels)
 
 
-def relu_forward(program: Program, x: View, y: View) -> None:
-    """Record ``y = max(x, 0)``."""
+def relu_forward(program: Program, x: View, y: View, ceiling: float) -> None:
+    """Record ``y = min(max(x, 0), ceiling)``."""
     size, parts = program.parts(x)
-    program.emit("elementwise", "relu_forward_f32", (parts,), ARENA, ARENA, x, y, size, x.padded_channels)
+    program.emit(
+        "elementwise", "relu_forward_f32", (parts,),
+        ARENA, ARENA, x, y, size, x.padded_channels, np.float32(ceiling),
+    )  # fmt: skip
 
 
-def relu_backward(program: Program, y: View, dy: View, dx: View, accumulate: bool) -> None:
-    """Record ``dx = dy where y > 0`` (or added to `dx`)."""
+def relu_backward(program: Program, y: View, dy: View, dx: View, accumulate: bool, ceiling: float) -> None:
+    """Record ``dx = dy where 0 < y < ceiling`` (or added to `dx`)."""
     size, parts = program.parts(y)
     program.emit(
         "elementwise",
         "relu_backward_f32",
         (parts,),
-        *(ARENA, ARENA, ARENA, y, dy, dx, size, y.padded_channels, int(accumulate)),
+        *(ARENA, ARENA, ARENA, y, dy, dx, size, y.padded_channels, int(accumulate), np.float32(ceiling)),
     )
 
 
@@ -98,10 +103,17 @@ def bias_parts(program: Program, dy: View) -> int:
     return program.parts(dy, summed=True)[1]
 
 
-def bias_gradient(program: Program, dy: View, target: tuple[int, int], relu: View | None = None) -> None:
+def bias_gradient(
+    program: Program,
+    dy: View,
+    target: tuple[int, int],
+    relu: View | None = None,
+    ceiling: float = math.inf,
+) -> None:
     """Record sums of `dy` per channel into `gradients`: offset of the first part, floats between parts.
 
-    With `relu`, the output of a ReLU, `dy` is first set to zero where that is not above zero.
+    With `relu`, the output of a ReLU, `dy` is first set to zero where that is not above zero and below
+    the ReLU's ceiling.
     """
     size, parts = program.parts(dy, summed=True)
     block, panels, _ = program.channel_block(dy)
@@ -109,7 +121,7 @@ def bias_gradient(program: Program, dy: View, target: tuple[int, int], relu: Vie
         arguments: tuple[Argument, ...] = (ARENA, "gradients", dy, size, target)
         program.emit("elementwise", "sum_f32", (parts, panels), *arguments, options=block)
     else:
-        arguments = (ARENA, ARENA, "gradients", relu, dy, size, target)
+        arguments = (ARENA, ARENA, "gradients", relu, dy, size, target, np.float32(ceiling))
         program.emit("elementwise", "relu_backward_sum_f32", (parts, panels), *arguments, options=block)
 
 

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from emberfleet.core.errors import ShapeError
 from emberfleet.core.graph import (
     Add,
+    AveragePool,
     BatchNorm,
+    ClippedRelu,
     Concat,
     Conv2D,
+    DepthwiseConv2D,
     Dropout,
     GlobalAveragePool,
     Graph,
@@ -21,7 +24,7 @@ from emberfleet.core.graph import (
     Softmax,
 )
 from emberfleet.core.quantization import QuantParams
-from emberfleet.engine.opencl import batch_norm, conv2d, elementwise, loss, pool
+from emberfleet.engine.opencl import batch_norm, conv2d, depthwise, elementwise, loss, pool
 from emberfleet.engine.opencl.layout import Storage
 from emberfleet.engine.opencl.network import Unit, Values
 from emberfleet.engine.opencl.parameters import ParameterBlock
@@ -117,18 +120,20 @@ class Forward:
         match node:
             case Input():
                 pass
-            case Conv2D():
+            case Conv2D() | DepthwiseConv2D():
                 rounded = self._conv(unit, node)
             case BatchNorm():
                 rounded = self._batch_norm(unit, node, again)
-            case Relu():
-                elementwise.relu_forward(program, sources[0], y)
+            case Relu() | ClippedRelu():
+                elementwise.relu_forward(program, sources[0], y, unit.ceiling)
             case MaxPool():
                 where = pool.max_forward(program, sources[0], y, node, self.mode.training and not again)
                 if where is not None:
                     self.remembered.winners[unit.output] = where
+            case AveragePool():
+                pool.average_forward(program, sources[0], y, node)
             case GlobalAveragePool():
-                pool.average_forward(program, sources[0], y)
+                pool.global_average_forward(program, sources[0], y)
             case Concat():
                 if not values.in_place(unit):
                     first = 0
@@ -148,22 +153,27 @@ class Forward:
                 raise ShapeError(f"node '{node.name}': the OpenCL backend has no '{node.kind}'")
         return rounded
 
-    def weight(self, node: Conv2D) -> conv2d.Weight:
+    def weight(self, node: Conv2D | DepthwiseConv2D) -> conv2d.Weight:
         """Where a convolution's weights are."""
         name = f"{node.name}/weight"
         entry = self.params.entries[name]
         offset = (self.mode.weight_offsets or {}).get(name, entry.offset)
         return conv2d.Weight(self.mode.weights, offset, entry.shape[3], entry.padded)
 
-    def _conv(self, unit: Unit, node: Conv2D) -> bool:
+    def _conv(self, unit: Unit, node: Conv2D | DepthwiseConv2D) -> bool:
         rounding = self._fixed(unit)
         epilogue = conv2d.Epilogue(
             bias=("params", self.params.offset(f"{node.name}/bias")) if node.bias else None,
             relu=unit.relu,
             rounding=rounding,
+            ceiling=unit.ceiling,
         )
         x, y = self.values.view(unit.inputs[0]), self.values.raw(unit.output)
-        conv2d.forward(self.program, x, self.weight(node), y, window_of(node), epilogue)
+        if isinstance(node, DepthwiseConv2D):
+            x = depthwise.repeat_channels(self.program, x, node.multiplier, node.padding)
+            depthwise.forward(self.program, x, self.weight(node), y, window_of(node), epilogue)
+        else:
+            conv2d.forward(self.program, x, self.weight(node), y, window_of(node), epilogue)
         return rounding is not None
 
     def _batch_norm(self, unit: Unit, node: BatchNorm, again: bool) -> bool:
@@ -180,6 +190,7 @@ class Forward:
             momentum=node.momentum,
             batch_statistics=self.mode.batch_statistics,
             relu=unit.relu,
+            ceiling=unit.ceiling,
             rounding=None if unit.point is None else self.places[unit.point],
         )
         saved = batch_norm.forward(self.program, x, y, norm)
@@ -206,7 +217,7 @@ class Forward:
         self.remembered.extremes.append(Extremes(point, storage, parts, view.channels, view.padded_channels))
 
 
-def window_of(node: Conv2D) -> conv2d.Window:
+def window_of(node: Conv2D | DepthwiseConv2D) -> conv2d.Window:
     """The window of a convolution node."""
     return conv2d.Window(node.kernel, node.stride, node.padding[0], node.padding[1])
 

@@ -1,7 +1,7 @@
 """A graph as the kernels run it: nodes fused into units, every tensor given its place.
 
-- A ReLU that alone reads a convolution or batch norm is taken into it. One that alone reads a
-  Concat of convolutions is moved before the Concat, into each of them.
+- A ReLU, clipped or not, that alone reads a convolution or batch norm is taken into it. One that
+  alone reads a Concat of convolutions is moved before the Concat, into each of them.
 - The inputs of a Concat are written in place, as channels of its storage, where they start at
   whole vectors and nobody else claims them; else they are copied.
 - Where training rounds to 8 bits (`points`), a unit has a raw output and a rounded one, unless
@@ -10,13 +10,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from emberfleet.core.graph import (
     BatchNorm,
+    ClippedRelu,
     Concat,
     Conv2D,
+    DepthwiseConv2D,
     Dropout,
     Graph,
     Input,
@@ -41,6 +44,8 @@ class Unit:
     relu: bool = False
     point: str | None = None
     """Name of the range by which the output is rounded to 8 bits."""
+    ceiling: float = math.inf
+    """Of its ReLU."""
 
 
 def fuse(graph: Graph, points: Mapping[str, str], training: bool) -> tuple[tuple[Unit, ...], dict[str, str]]:
@@ -53,18 +58,18 @@ def fuse(graph: Graph, points: Mapping[str, str], training: bool) -> tuple[tuple
     """
     aliases: dict[str, str] = {}
     taken: dict[str, str] = {}
-    masked: set[str] = set()
+    masked: dict[str, float] = {}
     for node in graph.nodes:
         reader = _sole_reader(graph, node.name)
-        if not isinstance(reader, Relu) or node.name in points:
+        if not isinstance(reader, (Relu, ClippedRelu)) or node.name in points:
             continue
-        if isinstance(node, (Conv2D, BatchNorm)):
+        if isinstance(node, (Conv2D, DepthwiseConv2D, BatchNorm)):
             taken[node.name] = reader.name
-            masked.add(node.name)
+            masked[node.name] = ceiling_of(reader)
         elif isinstance(node, Concat) and all(_only_feeds(graph, name, node) for name in node.inputs):
             if not any(name in points for name in node.inputs):
                 taken[node.name] = reader.name
-                masked.update(node.inputs)
+                masked.update(dict.fromkeys(node.inputs, ceiling_of(reader)))
     swallowed = set(taken.values())
     units: list[Unit] = []
     for node in graph.nodes:
@@ -77,9 +82,16 @@ def fuse(graph: Graph, points: Mapping[str, str], training: bool) -> tuple[tuple
         ):
             aliases[node.name] = inputs[0]
             continue
-        relu = node.name in masked and not isinstance(node, Concat)
-        units.append(Unit(node, inputs, output, relu or isinstance(node, Relu), points.get(output)))
+        relu, ceiling = node.name in masked, masked.get(node.name, math.inf)
+        if isinstance(node, (Relu, ClippedRelu)):
+            relu, ceiling = True, ceiling_of(node)
+        units.append(Unit(node, inputs, output, relu, points.get(output), ceiling))
     return tuple(units), aliases
+
+
+def ceiling_of(node: Relu | ClippedRelu) -> float:
+    """The largest value that it lets through."""
+    return node.ceiling if isinstance(node, ClippedRelu) else math.inf
 
 
 class Values:
@@ -157,6 +169,9 @@ def vector_width(graph: Graph, limit: int) -> int:
                 c = graph.shapes[node.inputs[0]][2]
                 taps = node.kernel[0] * node.kernel[1]
                 total += h * w * taps * (-(-o // width) * c + (-(-c // width) * o if c > 3 else 0))
+            elif isinstance(node, DepthwiseConv2D):
+                h, w, o = graph.shapes[node.name]
+                total += 2 * h * w * node.kernel[0] * node.kernel[1] * -(-o // width)
         return total
 
     widths = [width for width in (16, 8, 4) if width <= limit]
@@ -166,7 +181,7 @@ def vector_width(graph: Graph, limit: int) -> int:
 def _halos(units: tuple[Unit, ...]) -> dict[str, Padding]:
     found: dict[str, Padding] = {}
     for unit in units:
-        if isinstance(unit.node, Conv2D):
+        if isinstance(unit.node, (Conv2D, DepthwiseConv2D)):
             (name,) = unit.inputs
             found[name] = widest([found.get(name, NO_HALO), unit.node.padding])
     return found
@@ -197,7 +212,7 @@ def _sole_reader(graph: Graph, name: str) -> Node | None:
 
 
 def _only_feeds(graph: Graph, name: str, reader: Node) -> bool:
-    return isinstance(graph.by_name[name], Conv2D) and graph.consumers[name] == (reader,)
+    return isinstance(graph.by_name[name], (Conv2D, DepthwiseConv2D)) and graph.consumers[name] == (reader,)
 
 
 def _flat(graph: Graph, name: str) -> bool:

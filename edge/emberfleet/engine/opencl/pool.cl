@@ -2,14 +2,16 @@
 //
 //   max      y[n,h,w,c] = max over the window of x;  where[n,h,w,c] = kh * KW + kw of the first maximum
 //            dx: each dy goes to that place
-//   average  y[n,c] = sum over h,w of x / (H*W);  dx[n,h,w,c] = dy[n,c] / (H*W)
+//   average  y[n,h,w,c] = sum over the window's pixels of x / their number;
+//            dx: the sum of dy / that number over the windows that hold the pixel
+//   global   y[n,c] = sum over h,w of x / (H*W);  dx[n,h,w,c] = dy[n,c] / (H*W)
 //
-// Pixels outside the image never win, whatever lies in the halo.
+// Pixels outside the image never win and do not count, whatever lies in the halo.
 //
-// Versions (naive): max_pool_*_f32 (group: row of what is written, image; its pixels and channels dealt out
-// to the lanes), global_average_pool_*_f32 (group: image, vectors of channels, one for each lane beside
-// another; the pixels dealt out).
-// Tolerance: exact for max; reduction length H*W for the average.
+// Versions (naive): max_pool_*_f32, average_pool_*_f32 (group: row of what is written, image; its pixels and
+// channels dealt out to the lanes), global_average_pool_*_f32 (group: image, vectors of channels, one for each
+// lane beside another; the pixels dealt out).
+// Tolerance: exact for max; reduction length KH*KW, H*W for the averages.
 
 // window: KH, KW, stride down, stride across.   size: H, W of y, H, W of x.
 // pad: at the top, at the left, offset of where (in the arena, in floats; -1: not wanted), padded C.
@@ -60,6 +62,49 @@ KERNEL(max_pool_backward_f32)(GROUPS GLOBAL_IN dy, GLOBAL_OUT dx, const int4 dv,
                 const int here = (below - i * window.z) * window.y + behind - j * window.w;
                 total += place == (ivec)(here) ? g : (vec)(0.0f);
             }
+        STORE(target) = total;
+    }
+}
+
+// Arguments as those of max pooling.
+KERNEL(average_pool_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_OUT y, const int4 xv, const int4 yv, const int4 window,
+                                     const int4 size, const int4 pad)
+{
+    const int h = GROUP(0), n = GROUP(1);
+    const int top = h * window.z - pad.x;
+    const int i0 = MAX_OF(-top, 0), i1 = MIN_OF(size.z - top, window.x);
+    DEAL2(w, size.y, c, pad.w, V) {
+        const int left = w * window.w - pad.y;
+        const int j0 = MAX_OF(-left, 0), j1 = MIN_OF(size.w - left, window.y);
+        GLOBAL_IN corner = x + xv.x + n * xv.y + top * xv.z + left * xv.w + c;
+        vec total = (vec)(0.0f);
+        for (int i = i0; i < i1; i++)
+            for (int j = j0; j < j1; j++) total += LOAD(corner + i * xv.z + j * xv.w);
+        STORE(y + yv.x + n * yv.y + h * yv.z + w * yv.w + c) = total * (1.0f / (float)((i1 - i0) * (j1 - j0)));
+    }
+}
+
+KERNEL(average_pool_backward_f32)(GROUPS GLOBAL_IN dy, GLOBAL_OUT dx, const int4 dv, const int4 xv,
+                                      const int4 window, const int4 size, const int4 pad, const int accumulate)
+{
+    const int h = GROUP(0), n = GROUP(1), below = h + pad.x;
+    const int h0 = below < window.x ? 0 : (below - window.x) / window.z + 1;
+    const int h1 = MIN_OF(below / window.z + 1, size.x);
+    DEAL2(w, size.w, c, pad.w, V) {
+        const int behind = w + pad.y;
+        const int w0 = behind < window.y ? 0 : (behind - window.y) / window.w + 1;
+        const int w1 = MIN_OF(behind / window.w + 1, size.y);
+        GLOBAL_OUT target = dx + xv.x + n * xv.y + h * xv.z + w * xv.w + c;
+        vec total = accumulate ? LOAD(target) : (vec)(0.0f);
+        for (int i = h0; i < h1; i++) {
+            const int top = i * window.z - pad.x;
+            const int rows = MIN_OF(size.z - top, window.x) - MAX_OF(-top, 0);
+            for (int j = w0; j < w1; j++) {
+                const int left = j * window.w - pad.y;
+                const int pixels = MIN_OF(size.w - left, window.y) - MAX_OF(-left, 0);
+                total += LOAD(dy + dv.x + n * dv.y + i * dv.z + j * dv.w + c) * (1.0f / (float)(rows * pixels));
+            }
+        }
         STORE(target) = total;
     }
 }

@@ -1,10 +1,10 @@
-"""Max and global average pooling: records the launches."""
+"""Max and average pooling: records the launches."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from emberfleet.core.graph import MaxPool
+from emberfleet.core.graph import AveragePool, MaxPool
 from emberfleet.engine.opencl.layout import Storage, View
 from emberfleet.engine.opencl.program import ARENA, FLOAT_BYTES, Program
 
@@ -34,7 +34,25 @@ def max_backward(
     )
 
 
-def average_forward(program: Program, x: View, y: View) -> None:
+def average_forward(program: Program, x: View, y: View, node: AveragePool) -> None:
+    """Record ``y = mean of x`` over the pixels of each window that lie inside the image."""
+    program.emit(
+        "pool", "average_pool_forward_f32", (y.height, y.batch),
+        ARENA, ARENA, x, y, *_geometry(x, y, node, None),
+    )  # fmt: skip
+
+
+def average_backward(program: Program, dy: View, dx: View, node: AveragePool, accumulate: bool) -> None:
+    """Record each window's `dy` shared out to its pixels (or added to `dx`)."""
+    program.emit(
+        "pool",
+        "average_pool_backward_f32",
+        (dx.height, dx.batch),
+        *(ARENA, ARENA, dy, dx, *_geometry(dx, dy, node, None), int(accumulate)),
+    )
+
+
+def global_average_forward(program: Program, x: View, y: View) -> None:
     """Record ``y = mean of x over h and w``."""
     program.emit(
         "pool",
@@ -44,7 +62,7 @@ def average_forward(program: Program, x: View, y: View) -> None:
     )
 
 
-def average_backward(program: Program, dy: View, dx: View, accumulate: bool) -> None:
+def global_average_backward(program: Program, dy: View, dx: View, accumulate: bool) -> None:
     """Record ``dx = dy / (H * W)`` (or added to `dx`)."""
     program.emit(
         "pool",
@@ -65,7 +83,7 @@ def _share(x: View) -> np.float32:
 
 
 def _geometry(
-    x: View, y: View, node: MaxPool, where: Storage | None
+    x: View, y: View, node: MaxPool | AveragePool, where: Storage | None
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int | Storage, ...]]:
     top, left = node.padding[:2]
     return (

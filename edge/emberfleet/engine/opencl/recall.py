@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 
-from emberfleet.core.graph import Concat, Conv2D
+from emberfleet.core.graph import Concat, Conv2D, DepthwiseConv2D
 from emberfleet.engine.opencl.forward import Forward
 from emberfleet.engine.opencl.layout import View
 from emberfleet.engine.opencl.network import Unit, Values
@@ -124,7 +124,7 @@ def training_work(units: Iterable[Unit], values: Values, learning: Set[str], wan
     for unit in units:
         node = unit.node
         backward = int(unit.output in wanted)
-        if isinstance(node, Conv2D):
+        if isinstance(node, (Conv2D, DepthwiseConv2D)):
             backward = (f"{node.name}/weight" in learning) + (unit.inputs[0] in wanted)
         total += step_work(Step(unit, rounding=False, label=""), values) * (1 + backward)
     return total

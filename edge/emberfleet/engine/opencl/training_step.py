@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 
-from emberfleet.core.graph import Conv2D, Graph, Softmax
+from emberfleet.core.graph import Conv2D, DepthwiseConv2D, Graph, Softmax
 from emberfleet.engine.backend import TrainingSpec
-from emberfleet.engine.opencl import conv2d, elementwise, loss, optimizer
+from emberfleet.engine.opencl import conv2d, depthwise, elementwise, loss, optimizer
 from emberfleet.engine.opencl.backward import Backward, Gradients, upstream
 from emberfleet.engine.opencl.device import OpenCLDevice
 from emberfleet.engine.opencl.forward import Forward, Mode, window_of
@@ -47,7 +47,7 @@ class TrainingStep:
         units = tuple(unit for unit in units if not isinstance(unit.node, Softmax))
         self.values = Values(program, graph, units, separate_raw=True)
         wanted = _with_fused(units, upstream(graph, frozenset(learning)))
-        convolutions = [unit.node for unit in units if isinstance(unit.node, Conv2D)]
+        convolutions = [unit.node for unit in units if isinstance(unit.node, (Conv2D, DepthwiseConv2D))]
         transposed = frozenset(
             node.name for node in convolutions if _source(aliases, node.inputs[0]) in wanted
         )
@@ -115,12 +115,15 @@ class TrainingStep:
         parts = dict.fromkeys(self._learning, 1)
         for unit in units:
             node = unit.node
-            if not isinstance(node, Conv2D):
+            if not isinstance(node, (Conv2D, DepthwiseConv2D)):
                 continue
             weight, bias = f"{node.name}/weight", f"{node.name}/bias"
             if weight in parts:
                 x, dy = self.values.view(unit.inputs[0]), gradients.view(unit.output)
-                parts[weight] = conv2d.weight_parts(self.program, x, dy, window_of(node))
+                if isinstance(node, DepthwiseConv2D):
+                    parts[weight] = depthwise.weight_parts(self.program, dy)
+                else:
+                    parts[weight] = conv2d.weight_parts(self.program, x, dy, window_of(node))
             if bias in parts:
                 parts[bias] = elementwise.bias_parts(self.program, gradients.view(unit.output))
         found: dict[str, optimizer.Gradient] = {}

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from emberfleet.core.arrays import Int32
-from emberfleet.core.graph import Conv2D
+from emberfleet.core.graph import Conv2D, DepthwiseConv2D
 from emberfleet.engine.opencl.layout import round_up
 from emberfleet.engine.opencl.parameters import ParameterBlock
 from emberfleet.engine.opencl.program import Program
@@ -21,7 +21,7 @@ class PackedWeights:
 
     def __init__(
         self,
-        convolutions: Iterable[Conv2D],
+        convolutions: Iterable[Conv2D | DepthwiseConv2D],
         params: ParameterBlock,
         rounded: bool,
         transposed: frozenset[str],
@@ -45,7 +45,7 @@ class PackedWeights:
                     (entry.offset, at, taps * channels, padded, first, 0, 0, 0)
                     for first in range(0, padded, vector)
                 ]
-            if node.name in transposed:
+            if node.name in transposed and isinstance(node, Conv2D):
                 wide = round_up(channels, vector)
                 to = self.transposed_at[name] = self._take(taps * outputs * wide)
                 turning += [(at, to, taps, tap, channels, outputs, padded, wide) for tap in range(taps)]
