@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from emberfleet.cli.output import JsonOption, print_json
 from emberfleet.core.errors import ConversionError
 
 if TYPE_CHECKING:
+    from emberfleet.core.signing import SigningKey
     from emberfleet.train.trained import TrainedModel
 
 
@@ -22,16 +24,23 @@ class Target(Enum):
     EMBER = "ember"
     TFLITE = "tflite"
     TFLITE_FLOAT = "tflite-float"
+    RASPBERRYPI = "raspberrypi"
 
 
 def convert(
     trained: Annotated[Path, typer.Argument(help="Folder that `emberfleet train` wrote.")],
     out: Annotated[Path, typer.Option(help="The file to write, such as model.ember.")],
     to: Annotated[
-        Target, typer.Option(help="A signed bundle, or the .tflite alone, in int8 or float32.")
+        Target,
+        typer.Option(
+            help="A signed bundle, the .tflite alone in int8 or float32, or a .deb for Raspberry Pi OS."
+        ),
     ] = Target.EMBER,
     version: Annotated[int, typer.Option(min=1, help="The bundle's version; devices take newer ones.")] = 1,
     key: KeyOption = None,
+    wheelhouse: Annotated[
+        Path | None, typer.Option(help="For raspberrypi: a folder of wheels that goes into the .deb.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Write a trained model as a signed bundle for devices, or as a .tflite."""
@@ -49,6 +58,10 @@ def convert(
 
         signer = signing_key(key)
         data = build_bundle(model, version, signer)
+        signed_by = signer.verify_key.text
+    elif to is Target.RASPBERRYPI:
+        signer = signing_key(key)
+        data = _debian_package(model, version, signer, wheelhouse)
         signed_by = signer.verify_key.text
     else:
         signed_by = None
@@ -68,3 +81,17 @@ def _tflite(model: TrainedModel, to: Target) -> bytes:
     if to is Target.TFLITE:
         return write_tflite_int8(quantize(model.graph, model.tensors))
     return write_tflite_float(model.graph, model.tensors)
+
+
+def _debian_package(model: TrainedModel, version: int, signer: SigningKey, wheelhouse: Path | None) -> bytes:
+    """A package by the maintainer that Debian's own tools would name: DEBFULLNAME and DEBEMAIL."""
+    from emberfleet.converters.bundle import build_bundle
+    from emberfleet.converters.raspberrypi.package import MAINTAINER, build_package
+    from emberfleet.converters.raspberrypi.wheelhouse import read_wheelhouse
+
+    wheels = read_wheelhouse(wheelhouse) if wheelhouse is not None else []
+    address = os.environ.get("DEBEMAIL", "")
+    maintainer = (
+        f"{os.environ.get('DEBFULLNAME') or address.partition('@')[0]} <{address}>" if address else MAINTAINER
+    )
+    return build_package(build_bundle(model, version, signer), signer.verify_key, wheels, maintainer)
