@@ -27,6 +27,7 @@ from emberfleet.core.arrays import Float32
 from emberfleet.core.bundle import GRAPH_PART, TFLITE_PART, WEIGHTS_PART, Bundle, encode_bundle
 from emberfleet.core.errors import FormatError, ShapeError
 from emberfleet.core.files import write_atomically
+from emberfleet.core.graph import without_softmax
 from emberfleet.core.integer import IntegerNetwork, quantize
 from emberfleet.core.manifest import Manifest, TensorContract
 from emberfleet.core.signing import SigningKey
@@ -49,6 +50,7 @@ def build_bundle(
     created: datetime | None = None,
     parent: str | None = None,
     float_tflite: bool = False,
+    opencl_float: bool = False,
 ) -> bytes:
     """Convert a trained model for every backend, and sign it.
 
@@ -63,6 +65,7 @@ def build_bundle(
         created: When; None: now.
         parent: Digest of the bundle this one was retrained from.
         float_tflite: Add the float32 .tflite, about as large as the weights.
+        opencl_float: Add float32 launch plans to the OpenCL part: another copy of the weights.
 
     Raises:
         QuantError: the model has no ranges.
@@ -74,11 +77,12 @@ def build_bundle(
 
     graph = trained.graph
     network = quantize(graph, trained.tensors)
+    floating = (without_softmax(graph), trained.tensors) if opencl_float else None
     parts = {
         GRAPH_PART: graph.to_json().encode(),
         WEIGHTS_PART: encode_tensors(trained.tensors),
         TFLITE_PART: write_tflite_int8(network, f"{name} {version}, int8"),
-        **write_opencl_part(network),
+        **write_opencl_part(network, trained.preprocessing, floating),
     }
     if float_tflite:
         parts[FLOAT_TFLITE_PART] = write_tflite_float(graph, trained.tensors, f"{name} {version}, float32")

@@ -53,6 +53,12 @@ class Preprocessing:
         high = [(1.0 - m) / s for m, s in zip(self.mean, self.std, strict=True)]
         return (min(low), max(high))
 
+    @property
+    def factors(self) -> tuple[Float32, Float32]:
+        """Scale and shift of `apply`, per channel, as it computes them: ``x = pixel * scale + shift``."""
+        scale = (1.0 / (255.0 * np.asarray(self.std))).astype(np.float32)
+        return scale, (-np.asarray(self.mean) / np.asarray(self.std)).astype(np.float32)
+
     def apply(self, images: UInt8) -> Float32:
         """Turn ``(N, H, W, C)`` bytes into the float32 array the network reads.
 
@@ -64,9 +70,10 @@ class Preprocessing:
                 f"images are {images.dtype} {images.shape}, expected uint8 (N, {self.height}, "
                 f"{self.width}, {self.channels})"
             )
-        scale = (1.0 / (255.0 * np.asarray(self.std))).astype(np.float32)
-        shift = (-np.asarray(self.mean) / np.asarray(self.std)).astype(np.float32)
-        x: Float32 = images.astype(np.float32) * scale + shift
+        scale, shift = self.factors
+        x: Float32 = images.astype(np.float32)
+        x *= scale
+        x += shift
         return x
 
     def to_json(self) -> dict[str, Any]:

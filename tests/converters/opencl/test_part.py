@@ -9,7 +9,6 @@ from emberfleet.converters.opencl.part import (
     NETWORK_FILE,
     PLAN_FILE,
     WEIGHTS_FILE,
-    int8_kernel_sources,
     read_opencl_part,
     write_opencl_part,
 )
@@ -40,8 +39,17 @@ def test_the_plan_names_every_kernel_in_the_part() -> None:
     assert any(b"__kernel" in parts[name] for name in named)
 
 
-def test_no_kernel_of_training_travels_along() -> None:
-    assert not {"optimizer.cl", "loss.cl", "batch_norm.cl"} & set(int8_kernel_sources())
+def test_no_kernel_that_no_plan_launches_travels_along() -> None:
+    found = {name for name in _parts() if name.endswith(".cl")}
+    assert found == {f"opencl/kernels/{name}.cl" for name in ("prelude", "conv2d_s8", "integer")}
+
+
+def test_a_part_without_launch_plans_is_read() -> None:
+    parts = _parts()
+    plan = json.loads(parts[PLAN_FILE])
+    old = {"format": 1, "network": plan["network"], "weights": plan["weights"], "kernels": plan["kernels"]}
+    network = read_opencl_part({**parts, PLAN_FILE: json.dumps(old).encode()})
+    assert network.output_tensor.shape == (5,)
 
 
 @pytest.mark.parametrize("name", [PLAN_FILE, NETWORK_FILE, WEIGHTS_FILE, "opencl/kernels/prelude.cl"])
@@ -61,7 +69,7 @@ def test_a_changed_kernel_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "plan",
-    [b"", b"[]", b'{"format": 2}', b'{"format": 1, "kernels": {"a.cl": 1}, "network": "", "weights": ""}'],
+    [b"", b"[]", b'{"format": 3}', b'{"format": 2, "kernels": {"a.cl": 1}, "network": "", "weights": ""}'],
 )
 def test_a_plan_of_another_form_is_refused(plan: bytes) -> None:
     with pytest.raises(FormatError, match="opencl part"):

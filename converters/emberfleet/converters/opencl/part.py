@@ -4,23 +4,28 @@
 ``network.json``        the int8 operations in order, with shapes, scales and zero points
 ``weights.safetensors``  weights, biases and fixed-point multipliers, ``output/part`` each
 ``kernels/*.cl``        the kernel sources that int8 inference needs
-``plan.json``           the names above, the sha256 of every kernel, the tile families
+``constants.bin``       the same weights and numbers as kernels read them
+``plan.json``           the names above, the sha256 of every kernel, the launch plans
 ======================  ==========================================================================
 
-The format is specified in docs/formats.md, section OpenCL part.
+This package reads the first two alone and makes its own launches, for the device at hand. The plans are
+for hosts in other languages (`converters.opencl.plan`). The format is specified in docs/formats.md,
+sections OpenCL part and Launch plans.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from importlib import resources
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from emberfleet.core.arrays import Tensors
 from emberfleet.core.errors import FormatError
+from emberfleet.core.graph import Graph
 from emberfleet.core.integer import IntegerNetwork
 from emberfleet.core.integer_codec import decode_network, encode_network
+from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.tensors import decode_tensors, encode_tensors
 
 FOLDER: Final = "opencl/"
@@ -28,27 +33,47 @@ NETWORK_FILE: Final = f"{FOLDER}network.json"
 WEIGHTS_FILE: Final = f"{FOLDER}weights.safetensors"
 PLAN_FILE: Final = f"{FOLDER}plan.json"
 KERNELS_FOLDER: Final = f"{FOLDER}kernels/"
-PLAN_FORMAT: Final = 1
-TILE_FAMILIES: Final = ("cpu", "gpu")
-PRELUDE: Final = "prelude.cl"
-"""Compiled before every other source."""
+CONSTANTS_FILE: Final = f"{FOLDER}constants.bin"
+PLAN_FORMAT: Final = 2
+READABLE_FORMATS: Final = (1, 2)
+"""Format 1 had no launch plans."""
 
 
-def write_opencl_part(network: IntegerNetwork) -> dict[str, bytes]:
-    """The files of the OpenCL part by their names in the bundle."""
+def write_opencl_part(
+    network: IntegerNetwork,
+    preprocessing: Preprocessing | None = None,
+    floating: tuple[Graph, Tensors] | None = None,
+) -> dict[str, bytes]:
+    """The files of the OpenCL part by their names in the bundle.
+
+    Args:
+        network: The int8 network.
+        preprocessing: From pixels to its input; None: other hosts preprocess by themselves.
+        floating: The float32 network up to its logits, and its tensors, to be planned too: its constants
+            are four times as large as those of int8.
+    """
+    # What records is loaded by whoever writes a part, not by a device that opens a bundle.
+    from emberfleet.converters.opencl.plan import Constants, record_float, record_integer
+    from emberfleet.engine.opencl.device import PRELUDE
+
     text, arrays = encode_network(network)
-    kernels = int8_kernel_sources()
+    recordings = [*record_integer(network), *(record_float(*floating) if floating else ())]
+    kernels = _kernel_sources({PRELUDE, *(name for found in recordings for name in found.sources)})
+    constants = Constants()
     plan = {
         "format": PLAN_FORMAT,
         "network": NETWORK_FILE.removeprefix(FOLDER),
         "weights": WEIGHTS_FILE.removeprefix(FOLDER),
-        "tile_families": list(TILE_FAMILIES),
+        "constants": CONSTANTS_FILE.removeprefix(FOLDER),
         "kernels": {name: hashlib.sha256(source).hexdigest() for name, source in kernels.items()},
+        **({} if preprocessing is None else {"pixels": _pixels(preprocessing)}),
+        "plans": [recording.to_json(constants) for recording in recordings],
     }
     return {
         NETWORK_FILE: text.encode(),
         WEIGHTS_FILE: encode_tensors(arrays),
-        PLAN_FILE: json.dumps(plan, indent=1).encode(),
+        CONSTANTS_FILE: constants.to_bytes(),
+        PLAN_FILE: json.dumps(plan, separators=(",", ":")).encode("ascii"),
         **{f"{KERNELS_FOLDER}{name}": source for name, source in kernels.items()},
     }
 
@@ -67,15 +92,19 @@ def read_opencl_part(parts: Mapping[str, bytes]) -> IntegerNetwork:
     return decode_network(_part(parts, FOLDER + plan["network"]), arrays)
 
 
-def int8_kernel_sources() -> dict[str, bytes]:
-    """The kernel sources of int8 inference by file name: the prelude and those with int8 kernels."""
-    folder = resources.files("emberfleet.engine.opencl")
-    sources = {
-        entry.name: entry.read_bytes()
-        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
-        if entry.name.endswith(".cl")
-    }
-    return {name: source for name, source in sources.items() if name == PRELUDE or b"_s8(" in source}
+def _kernel_sources(names: Iterable[str]) -> dict[str, bytes]:
+    """Kernel sources by file name."""
+    from emberfleet.engine.opencl.device import read_source
+
+    return {f"{name}.cl": read_source(name).encode() for name in sorted(names)}
+
+
+def _pixels(preprocessing: Preprocessing) -> dict[str, list[int]]:
+    """``x = byte * scale + shift`` for each channel, as `Preprocessing.apply` computes it."""
+    from emberfleet.converters.opencl.plan import float_bits
+
+    scale, shift = preprocessing.factors
+    return {"scale": float_bits(scale), "shift": float_bits(shift)}
 
 
 def _part(parts: Mapping[str, bytes], name: str) -> bytes:
@@ -89,8 +118,10 @@ def _read_plan(data: bytes) -> dict[str, Any]:
         plan = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise FormatError("opencl part: plan.json is not JSON") from error
-    if not isinstance(plan, dict) or plan.get("format") != PLAN_FORMAT:
-        raise FormatError(f"opencl part: expected a plan of format {PLAN_FORMAT}")
+    if not isinstance(plan, dict) or plan.get("format") not in READABLE_FORMATS:
+        raise FormatError(
+            f"opencl part: expected a plan of format {PLAN_FORMAT}; a newer emberfleet may read it"
+        )
     kernels = plan.get("kernels")
     texts = [
         plan.get("network"),
