@@ -7,9 +7,12 @@ import numpy as np
 from emberfleet.core.arrays import Float32
 from emberfleet.core.graph import (
     Add,
+    AveragePool,
     BatchNorm,
+    ClippedRelu,
     Concat,
     Conv2D,
+    DepthwiseConv2D,
     Dropout,
     GlobalAveragePool,
     Graph,
@@ -57,6 +60,39 @@ def bypass_network(positions: int = 1, classes: int = 5, side: int = 9, channels
             Add("bypass2", ("fire2/relu", "pool1")),
             Dropout("dropout", ("bypass2",), 0.25),
             *head,
+        )
+    )
+
+
+def mobile_network() -> Graph:
+    """Depthwise convolutions, clipped ReLUs, average pools, additions, batch norms that nothing takes in."""
+    return Graph(
+        (
+            Input("input", (), (9, 7, 3)),
+            Conv2D("stem", ("input",), 4, (3, 3), (1, 1), SAME3, bias=False),
+            BatchNorm("stem/norm", ("stem",)),
+            ClippedRelu("stem/relu", ("stem/norm",)),
+            DepthwiseConv2D("block1/depthwise", ("stem/relu",), 2, (3, 3), (2, 1), (0, 1, 1, 1), bias=False),
+            BatchNorm("block1/depthwise/norm", ("block1/depthwise",)),
+            ClippedRelu("block1/depthwise/relu", ("block1/depthwise/norm",), 1.5),
+            Conv2D("block1/pointwise", ("block1/depthwise/relu",), 8, bias=False),
+            BatchNorm("block1/norm", ("block1/pointwise",)),
+            Add("block1/add", ("block1/norm", "block1/depthwise/relu")),
+            BatchNorm("block2/norm", ("block1/add",)),
+            Relu("block2/relu", ("block2/norm",)),
+            DepthwiseConv2D("block2/depthwise", ("block2/relu",), 1, (2, 3), (1, 2), (1, 0, 0, 2)),
+            AveragePool("block2/pool", ("block1/add",), (2, 3), (1, 2), (1, 0, 0, 2)),
+            Add("block2/add", ("block2/depthwise", "block2/pool")),
+            ClippedRelu("block2/out", ("block2/add",), 3.0),
+            AveragePool("block3/pool", ("block2/out",), (3, 2), (2, 1), (1, 1, 1, 0)),
+            Relu("block3/relu", ("block3/pool",)),
+            Conv2D("block3/conv", ("block3/pool",), 3),
+            Concat("block3/concat", ("block3/relu", "block3/conv")),
+            BatchNorm("block3/norm", ("block3/concat",)),
+            DepthwiseConv2D("block3/pixel", ("block3/norm",), 1, (1, 1)),
+            ClippedRelu("block3/out", ("block3/pixel",)),
+            Conv2D("classifier", ("block3/out",), 5),
+            GlobalAveragePool("average", ("classifier",)),
         )
     )
 

@@ -4,9 +4,21 @@ import numpy as np
 import pytest
 
 from emberfleet.core.arrays import Float64
-from emberfleet.core.errors import ConversionError, ShapeError
-from emberfleet.core.folding import fold
-from emberfleet.core.graph import Add, BatchNorm, Conv2D, GlobalAveragePool, Graph, Input, MaxPool, Node, Relu
+from emberfleet.core.errors import ShapeError
+from emberfleet.core.folding import fold, without_norms
+from emberfleet.core.graph import (
+    Add,
+    BatchNorm,
+    Concat,
+    Conv2D,
+    DepthwiseConv2D,
+    GlobalAveragePool,
+    Graph,
+    Input,
+    MaxPool,
+    Node,
+    Relu,
+)
 from tests.core.networks import bypass_network, random_tensors
 
 
@@ -69,20 +81,56 @@ def test_the_range_behind_a_norm_moves_to_the_convolution() -> None:
     assert "n/range" not in held
 
 
-@pytest.mark.parametrize(
-    ("nodes", "said"),
-    [
-        ((MaxPool("p", ("input",)), BatchNorm("n", ("p",))), "'p' is a max_pool"),
+def test_a_norm_behind_a_depthwise_convolution_scales_its_channels() -> None:
+    graph = Graph(
         (
-            (Conv2D("c", ("input",), 4), BatchNorm("n", ("c",)), Relu("r", ("c",)), Add("n2", ("n", "r"))),
-            "is read by",
-        ),
+            Input("input", (), (4, 4, 3)),
+            DepthwiseConv2D("d", ("input",), 2, (2, 2), bias=False),
+            BatchNorm("n", ("d",)),
+            GlobalAveragePool("m", ("n",)),
+        )
+    )
+    t = random_tensors(graph)
+    folded, held = fold(graph, t)
+    factor = t["n/gamma"] / np.sqrt(t["n/variance"] + np.float32(1e-5))
+    np.testing.assert_allclose(held["d/weight"], t["d/weight"] * factor[:, None, None, None], rtol=1e-6)
+    np.testing.assert_allclose(held["d/bias"], t["n/beta"] - t["n/mean"] * factor, rtol=1e-5, atol=1e-6)
+    assert [node.name for node in folded.nodes] == ["input", "d", "m"]
+    assert isinstance(folded.nodes[1], DepthwiseConv2D)
+    assert folded.nodes[1].bias
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        (MaxPool("p", ("input",)), BatchNorm("n", ("p",))),
+        (Conv2D("c", ("input",), 4), Add("a", ("c", "input")), BatchNorm("n", ("a",))),
+        (Conv2D("c", ("input",), 4), BatchNorm("n", ("c",)), Relu("r", ("c",)), Add("n2", ("n", "r"))),
+        (Conv2D("c", ("input",), 2), Concat("j", ("c", "c")), BatchNorm("n", ("j",))),
+    ],
+    ids=[
+        "after a pool",
+        "after an addition",
+        "after a convolution with other readers",
+        "after one part twice",
     ],
 )
-def test_a_norm_that_cannot_be_folded_is_named(nodes: tuple[Node, ...], said: str) -> None:
+def test_a_norm_that_nothing_takes_in_stays_or_becomes_a_depthwise_convolution(
+    nodes: tuple[Node, ...],
+) -> None:
     graph = Graph((Input("input", (), (5, 5, 4)), *nodes, GlobalAveragePool("m", (nodes[-1].name,))))
-    with pytest.raises(ConversionError, match=said):
-        fold(graph, random_tensors(graph))
+    t = random_tensors(graph)
+    folded, held = fold(graph, t)
+    assert folded == graph
+    np.testing.assert_array_equal(held["n/variance"], t["n/variance"])
+    lowered, held = without_norms(graph, t)
+    assert lowered.by_name["n"] == DepthwiseConv2D("n", graph.by_name["n"].inputs, kernel=(1, 1))
+    assert set(lowered.parameters) <= set(held)
+    assert "n/gamma" not in held
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float64)
+    wide = {name: value.astype(np.float64) for name, value in {**t, **held}.items()}
+    expected = (x - wide["n/mean"]) / np.sqrt(wide["n/variance"] + 1e-5) * wide["n/gamma"] + wide["n/beta"]
+    np.testing.assert_allclose(x * wide["n/weight"].ravel() + wide["n/bias"], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_missing_tensor_is_named() -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emberfleet.core.errors import ConversionError, FormatError, QuantError
+from emberfleet.core.errors import FormatError, QuantError
 from emberfleet.core.graph import (
     Add,
+    AveragePool,
     BatchNorm,
+    ClippedRelu,
     Concat,
     Conv2D,
     GlobalAveragePool,
@@ -24,14 +26,16 @@ from emberfleet.core.integer import (
     IntegerAdd,
     IntegerConcat,
     IntegerConv,
+    IntegerDepthwiseConv,
     IntegerNetwork,
     IntegerRelu,
+    IntegerWindowAveragePool,
     output_limits,
     quantize,
 )
 from emberfleet.core.integer_codec import decode_network, encode_network
 from emberfleet.core.quantization import QuantParams
-from tests.core.networks import bypass_network, random_tensors
+from tests.core.networks import bypass_network, mobile_network, random_tensors
 
 
 def _network(positions: int = 1) -> IntegerNetwork:
@@ -116,7 +120,7 @@ def test_weights_that_are_not_finite_are_refused() -> None:
         quantize(bypass_network(), t)
 
 
-def test_a_tensor_read_before_and_after_its_norm_cannot_be_folded() -> None:
+def test_a_norm_that_nothing_takes_in_becomes_a_depthwise_convolution() -> None:
     graph = Graph(
         (
             Input("input", (), (4, 4, 1)),
@@ -126,13 +130,85 @@ def test_a_tensor_read_before_and_after_its_norm_cannot_be_folded() -> None:
             GlobalAveragePool("m", ("j",)),
         )
     )
-    with pytest.raises(ConversionError, match="is read by"):
-        quantize(graph, random_tensors(graph))
+    ops = quantize(graph, random_tensors(graph)).ops
+    assert [op.output for op in ops] == ["c", "n", "j", "m"]
+    assert isinstance(ops[1], IntegerDepthwiseConv)
+    assert np.abs(ops[1].weights).tolist() == [[[[127]]]] * 2
 
 
-@pytest.mark.parametrize("positions", [1, 3])
-def test_the_network_survives_its_codec(positions: int) -> None:
-    network = _network(positions)
+def test_depthwise_convolutions_and_pools_take_their_places() -> None:
+    network = quantize(mobile_network(), random_tensors(mobile_network()))
+    kinds = {op.output: type(op) for op in network.ops}
+    assert list(kinds) == [
+        "stem/relu", "block1/depthwise/relu", "block1/pointwise", "block1/add", "block2/relu",
+        "block2/depthwise", "block2/pool", "block2/out", "block3/pool", "block3/relu", "block3/conv",
+        "block3/concat", "block3/norm", "block3/out", "classifier", "average",
+    ]  # fmt: skip
+    assert kinds["block2/pool"] is IntegerWindowAveragePool
+    depthwise = {op.output: op for op in network.ops if isinstance(op, IntegerDepthwiseConv)}
+    assert {name: (op.depth_multiplier, op.relu) for name, op in depthwise.items()} == {
+        "block1/depthwise/relu": (2, True),
+        "block2/relu": (1, True),
+        "block2/depthwise": (1, False),
+        "block3/norm": (1, False),
+        "block3/out": (1, True),
+    }
+    assert depthwise["block1/depthwise/relu"].weights.shape == (8, 3, 3, 1)
+    highs = {name: network.tensors[name].params.high for name in ("block1/depthwise/relu", "block2/out")}
+    assert highs == pytest.approx({"block1/depthwise/relu": 1.5, "block2/out": 3.0}, abs=0.02)
+
+
+def test_a_clipped_relu_on_a_wider_scale_than_its_own_is_rescaled_into_it() -> None:
+    graph = Graph(
+        (
+            Input("input", (), (4, 4, 1)),
+            Conv2D("c", ("input",), 2),
+            ClippedRelu("six", ("c",)),
+            Conv2D("d", ("input",), 2),
+            Concat("j", ("six", "d")),
+            GlobalAveragePool("m", ("j",)),
+        )
+    )
+    t = random_tensors(graph)
+    t["j/range"] = np.array([-2, 10], np.float32)
+    network = quantize(graph, t)
+    first, second, third = network.ops[:3]
+    assert isinstance(first, IntegerConv)
+    assert isinstance(second, IntegerRelu)
+    assert (first.output, second.input, second.output, third.output) == (
+        "six/clipped", "six/clipped", "six", "d",
+    )  # fmt: skip
+    assert network.tensors["six/clipped"].params.high == pytest.approx(6.0, abs=0.02)
+    assert network.tensors["six"].params == network.tensors["j"].params
+    t["j/range"] = np.array([-2, 5], np.float32)
+    assert [op.output for op in quantize(graph, t).ops] == ["six", "d", "j", "m"]
+
+
+def test_every_tensor_that_shares_a_scale_with_clipped_relus_alone_is_held_to_the_highest_ceiling() -> None:
+    graph = Graph(
+        (
+            Input("input", (), (4, 4, 1)),
+            Conv2D("c", ("input",), 2),
+            ClippedRelu("three", ("c",), 3.0),
+            Conv2D("d", ("input",), 2),
+            ClippedRelu("six", ("d",)),
+            Concat("j", ("three", "six")),
+            AveragePool("p", ("j",)),
+            GlobalAveragePool("m", ("p",)),
+        )
+    )
+    t = random_tensors(graph)
+    t["j/range"] = np.array([0, 20], np.float32)
+    network = quantize(graph, t)
+    highs = {name: round(tensor.params.high, 3) for name, tensor in network.tensors.items()}
+    assert highs == {
+        "input": 1.0, "three/clipped": 3.0, "three": 6.0, "six": 6.0, "j": 6.0, "p": 6.0, "m": 6.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("graph", [bypass_network(), bypass_network(3), mobile_network()])
+def test_the_network_survives_its_codec(graph: Graph) -> None:
+    network = quantize(graph, random_tensors(graph))
     text, arrays = encode_network(network)
     back = decode_network(text, arrays)
     again, arrays_again = encode_network(back)
@@ -201,6 +277,34 @@ def test_a_network_that_does_not_fit_together_is_refused(
 ) -> None:
     text, arrays = encode_network(_network())
     document = json.loads(text)
+    change(document, arrays)
+    with pytest.raises(FormatError, match=said):
+        decode_network(json.dumps(document), arrays)
+
+
+def _deep_weights(document: Any, arrays: dict[str, Any]) -> None:
+    arrays["block2/depthwise/weights"] = np.zeros((8, 2, 3, 8), np.int8)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_set(["ops", 5, "depth_multiplier"], 2), "for 2 outputs per channel"),
+        (_set(["ops", 5, "depth_multiplier"], 0), "whole number"),
+        (_set(["ops", 5, "depth_multiplier"], True), "whole number"),
+        (_set(["ops", 5, "kind"], "conv"), "want 1 channels"),
+        (_set(["ops", 6, "padding"], [2, 0, 0, 0]), "would hold no pixel"),
+        (_set(["ops", 6, "kernel"], [3, 3]), "has shape"),
+        (_set(["tensors", 7, "scale"], 0.5), "not on the scale"),
+        (_deep_weights, r"weights are \(8, 2, 3, 8\)"),
+    ],
+)
+def test_depthwise_convolutions_and_pools_that_do_not_fit_are_refused(
+    change: Callable[[Any, dict[str, Any]], None], said: str
+) -> None:
+    text, arrays = encode_network(quantize(mobile_network(), random_tensors(mobile_network())))
+    document = json.loads(text)
+    assert [document["ops"][place]["kind"] for place in (5, 6)] == ["depthwise_conv", "window_average_pool"]
     change(document, arrays)
     with pytest.raises(FormatError, match=said):
         decode_network(json.dumps(document), arrays)

@@ -9,9 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emberfleet.core.errors import QuantError
-from emberfleet.core.graph import Concat, Conv2D, GlobalAveragePool, Graph, Input, MaxPool, Relu
+from emberfleet.core.graph import (
+    Add,
+    AveragePool,
+    BatchNorm,
+    ClippedRelu,
+    Concat,
+    Conv2D,
+    DepthwiseConv2D,
+    GlobalAveragePool,
+    Graph,
+    Input,
+    MaxPool,
+    Relu,
+)
 from emberfleet.core.quantization import (
     QuantParams,
+    activation_behind,
     fake_quantize,
     fake_quantize_weights,
     multiply_by_quantized_multiplier,
@@ -188,6 +202,65 @@ def test_branches_of_a_concat_share_its_range() -> None:
         "joined": "joined/range",
     }
     assert range_names(graph)["b"] == "joined/range"
+
+
+def test_a_clipped_relu_ends_a_chain_as_a_relu_does() -> None:
+    graph = Graph(
+        (
+            Input("input", (), (4, 4, 2)),
+            DepthwiseConv2D("d", ("input",), 2, (3, 3)),
+            BatchNorm("n", ("d",)),
+            ClippedRelu("six", ("n",)),
+            AveragePool("pool", ("six",), (2, 2), (1, 1)),
+            GlobalAveragePool("mean", ("pool",)),
+        )
+    )
+    assert list(quantization_points(graph)) == ["input", "six"]
+    assert range_names(graph)["mean"] == "six/range"
+
+
+def test_an_activation_or_norm_that_nothing_takes_in_is_rounded_beside_what_it_reads() -> None:
+    graph = Graph(
+        (
+            Input("input", (), (4, 4, 2)),
+            Conv2D("c", ("input",), 2),
+            MaxPool("pool", ("c",), (2, 2), (1, 1)),
+            Relu("pool/relu", ("pool",)),
+            Add("sum", ("pool/relu", "pool")),
+            BatchNorm("norm", ("sum",)),
+            Relu("norm/relu", ("norm",)),
+            Concat("joined", ("norm/relu", "pool")),
+            ClippedRelu("joined/relu", ("joined",)),
+            GlobalAveragePool("mean", ("joined/relu",)),
+        )
+    )
+    points = quantization_points(graph)
+    assert list(points) == ["input", "c", "pool/relu", "sum", "joined", "joined/relu"]
+    assert points["c"] == range_names(graph)["norm/relu"] == "joined/range"
+
+
+def test_the_convolutions_of_nested_concats_take_in_the_activation_behind_the_last() -> None:
+    graph = Graph(
+        (
+            Input("input", (), (4, 4, 2)),
+            Conv2D("a", ("input",), 2),
+            DepthwiseConv2D("b", ("input",), kernel=(1, 1)),
+            Concat("inner", ("a", "b")),
+            Conv2D("c", ("input",), 2),
+            Concat("outer", ("c", "inner")),
+            ClippedRelu("six", ("outer",)),
+            GlobalAveragePool("mean", ("six",)),
+        )
+    )
+    assert list(quantization_points(graph)) == ["input", "six"]
+    for name in ("a", "b", "inner", "c", "outer"):
+        assert activation_behind(graph, graph.by_name[name]) is graph.by_name["six"]
+
+
+def test_a_range_is_held_to_a_ceiling() -> None:
+    ranges = {"a/range": np.array([0.0, 8.0], np.float32)}
+    assert range_params(ranges, "a/range").high == pytest.approx(8.0)
+    assert range_params(ranges, "a/range", 6.0).high == pytest.approx(6.0)
 
 
 def test_a_missing_range_says_to_calibrate() -> None:

@@ -8,6 +8,7 @@ a padding or a rounding. Tensors are int8 NHWC without the batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -16,11 +17,14 @@ import numpy as np
 
 from emberfleet.core.arrays import Float32, Int8, Int32, Tensors
 from emberfleet.core.errors import ConversionError, QuantError
-from emberfleet.core.folding import fold
+from emberfleet.core.folding import without_norms
 from emberfleet.core.graph import (
     Add,
+    AveragePool,
+    ClippedRelu,
     Concat,
     Conv2D,
+    DepthwiseConv2D,
     GlobalAveragePool,
     Graph,
     Input,
@@ -35,7 +39,9 @@ from emberfleet.core.graph import (
 from emberfleet.core.quantization import (
     QMAX,
     QMIN,
+    Activation,
     QuantParams,
+    activation_behind,
     quantize_multiplier,
     quantize_weights,
     range_names,
@@ -83,6 +89,29 @@ class IntegerConv:
 
 
 @dataclass(frozen=True, slots=True)
+class IntegerDepthwiseConv:
+    """`IntegerConv` whose output channel o reads input channel ``o // depth_multiplier`` alone."""
+
+    output: str
+    input: str
+    depth_multiplier: int
+    weights: Int8
+    """``(O, KH, KW, 1)``."""
+    weight_scales: Float32
+    bias: Int32
+    multiplier: Int32
+    shift: Int32
+    stride: tuple[int, int]
+    padding: Padding
+    relu: bool
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors read."""
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
 class IntegerMaxPool:
     """Largest value of each window; the scale is that of the input."""
 
@@ -104,6 +133,25 @@ class IntegerAveragePool:
 
     output: str
     input: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors read."""
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerWindowAveragePool:
+    """Mean of the pixels in each window, halves away from zero; padding does not count; same scale.
+
+    Source: TensorFlow Lite `AveragePool` (int8), kernels/internal/reference/integer_ops/pooling.h.
+    """
+
+    output: str
+    input: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: Padding
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -164,8 +212,10 @@ class IntegerReshape:
 
 IntegerOp: TypeAlias = (
     IntegerConv
+    | IntegerDepthwiseConv
     | IntegerMaxPool
     | IntegerAveragePool
+    | IntegerWindowAveragePool
     | IntegerConcat
     | IntegerAdd
     | IntegerRelu
@@ -204,8 +254,19 @@ def quantize(graph: Graph, tensors: Tensors) -> IntegerNetwork:
         QuantError: a range is missing (the model was never calibrated) or unusable.
         ConversionError: a structure that has no int8 form; names the node.
     """
-    folded, held = fold(graph, tensors)
+    folded, held = without_norms(graph, tensors)
     return _Lowering(folded, held).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """The tensor that an operation writes, and what has to follow."""
+
+    name: str
+    params: QuantParams
+    relu: bool
+    """Whether the operation takes in an activation."""
+    then: tuple[IntegerRelu, ...] = ()
 
 
 class _Lowering:
@@ -215,6 +276,7 @@ class _Lowering:
         self.graph = graph
         self.held = held
         self.ranges = range_names(graph)
+        self.ceilings = _ceilings(graph, self.ranges)
         self.names: dict[str, str] = {}
         self.tensors: dict[str, IntegerTensor] = {}
         self.ops: list[IntegerOp] = []
@@ -230,17 +292,22 @@ class _Lowering:
     def _lower(self, node: Node) -> None:
         if isinstance(node, Input):
             self._declare(node, node, node.name)
-        elif isinstance(node, Conv2D):
+        elif isinstance(node, (Conv2D, DepthwiseConv2D)):
             self._conv(node)
         elif isinstance(node, Add):
             self._add(node)
         elif isinstance(node, Concat):
             self._concat(node)
-        elif isinstance(node, Relu):
+        elif isinstance(node, (Relu, ClippedRelu)):
             self._relu(node)
         elif isinstance(node, MaxPool):
             source = self._keep_scale(node)
             self.ops.append(IntegerMaxPool(node.name, source, node.kernel, node.stride, node.padding))
+        elif isinstance(node, AveragePool):
+            source = self._keep_scale(node)
+            self.ops.append(
+                IntegerWindowAveragePool(node.name, source, node.kernel, node.stride, node.padding)
+            )
         elif isinstance(node, GlobalAveragePool):
             self.ops.append(IntegerAveragePool(node.name, self._keep_scale(node)))
         elif isinstance(node, Reshape):
@@ -253,75 +320,65 @@ class _Lowering:
         if scaled_by.name not in self.ranges:
             readers = ", ".join(f"'{r.name}'" for r in self.graph.consumers[node.name])
             raise ConversionError(f"'{node.name}' has no 8-bit range of its own, yet {readers} read it")
-        tensor = IntegerTensor(
-            self.graph.shapes[node.name], range_params(self.held, self.ranges[scaled_by.name])
-        )
+        tensor = IntegerTensor(self.graph.shapes[node.name], self._params(self.ranges[scaled_by.name]))
         self.names[node.name] = name
         self.tensors[name] = tensor
         return tensor
 
-    def _sole_reader(self, node: Node) -> Node | None:
-        readers = self.graph.consumers[node.name]
-        return readers[0] if len(readers) == 1 else None
+    def _params(self, range_name: str, ceiling: float = math.inf) -> QuantParams:
+        """The quantization of a range that reaches no higher than what is put into it, nor than `ceiling`."""
+        return range_params(self.held, range_name, min(ceiling, self.ceilings[range_name]))
 
-    def _absorb_relu(self, node: Node) -> tuple[IntegerTensor, str, bool]:
-        """Take a following ReLU into a convolution or addition, also through one Concat.
+    def _output(self, node: Node) -> _Output:
+        """Declare what a convolution, addition or lone activation writes, and what it takes in."""
+        behind = node if isinstance(node, (Relu, ClippedRelu)) else activation_behind(self.graph, node)
+        name = node.name
+        if behind is not None and behind in self.graph.consumers[node.name]:
+            name = self.names[behind.name] = behind.name
+        tensor = self._declare(node, behind or node, name)
+        if isinstance(behind, ClippedRelu):
+            params = self._params(self.ranges[behind.name], behind.ceiling)
+            if params != tensor.params:
+                return self._clipped(tensor, name, params)
+        return _Output(name, tensor.params, behind is not None)
 
-        Returns:
-            The output tensor, its name, and whether a ReLU was taken in.
-        """
-        reader = self._sole_reader(node)
-        if isinstance(reader, Relu):
-            tensor = self._declare(node, reader, reader.name)
-            self.names[reader.name] = reader.name
-            return tensor, reader.name, True
-        if isinstance(reader, Concat):
-            beyond = self._relu_behind(reader)
-            if beyond is not None:
-                return self._declare(node, beyond, node.name), node.name, True
-        return self._declare(node, node, node.name), node.name, False
+    def _clipped(self, tensor: IntegerTensor, name: str, params: QuantParams) -> _Output:
+        """Write on a scale whose 127 is the ceiling, then rescale to that of `tensor`."""
+        own = f"{name}/clipped"
+        while own in self.graph.by_name:
+            own += "/clipped"
+        self.tensors[own] = IntegerTensor(tensor.shape, params)
+        rescaling = IntegerRelu(name, own, *quantize_multiplier(params.scale / tensor.params.scale))
+        return _Output(own, params, True, (rescaling,))
 
-    def _relu_behind(self, concat: Concat) -> Relu | None:
-        """The ReLU that all inputs of a Concat can take in, if there is one."""
-        reader = self._sole_reader(concat)
-        inputs = [self.graph.by_name[name] for name in concat.inputs]
-        if isinstance(reader, Relu) and all(
-            isinstance(node, (Conv2D, Add)) and self._sole_reader(node) is concat for node in inputs
-        ):
-            return reader
-        return None
-
-    def _conv(self, node: Conv2D) -> None:
+    def _conv(self, node: Conv2D | DepthwiseConv2D) -> None:
         source = self.names[node.inputs[0]]
-        out, name, relu = self._absorb_relu(node)
+        out = self._output(node)
         weights = self.held[f"{node.name}/weight"]
         if not np.isfinite(weights).all():
-            raise QuantError(f"conv2d '{node.name}': weights hold values that are not finite")
+            raise QuantError(f"{node.kind} '{node.name}': weights hold values that are not finite")
         scales = weight_scales(weights)
         step = self.tensors[source].params.scale * scales.astype(np.float64)
-        bias = self.held[f"{node.name}/bias"].astype(np.float64) if node.bias else np.zeros(node.channels)
+        bias = self.held[f"{node.name}/bias"].astype(np.float64) if node.bias else np.zeros(len(weights))
         if not np.isfinite(bias).all():
-            raise QuantError(f"conv2d '{node.name}': bias holds values that are not finite")
+            raise QuantError(f"{node.kind} '{node.name}': bias holds values that are not finite")
         limit = np.iinfo(np.int32)
         fixed = [quantize_multiplier(float(factor)) for factor in step / out.params.scale]
-        self.ops.append(
-            IntegerConv(
-                output=name,
-                input=source,
-                weights=quantize_weights(weights, scales),
-                weight_scales=scales,
-                bias=np.clip(np.rint(bias / step), limit.min // 2, limit.max // 2).astype(np.int32),
-                multiplier=np.array([m for m, _ in fixed], np.int32),
-                shift=np.array([s for _, s in fixed], np.int32),
-                stride=node.stride,
-                padding=node.padding,
-                relu=relu,
+        q = quantize_weights(weights, scales)
+        b = np.clip(np.rint(bias / step), limit.min // 2, limit.max // 2).astype(np.int32)
+        m, s = (np.array(part, np.int32) for part in zip(*fixed, strict=True))
+        slide = (node.stride, node.padding)
+        if isinstance(node, Conv2D):
+            self._emit(IntegerConv(out.name, source, q, scales, b, m, s, *slide, out.relu), out)
+        else:
+            depth = node.multiplier
+            self._emit(
+                IntegerDepthwiseConv(out.name, source, depth, q, scales, b, m, s, *slide, out.relu), out
             )
-        )
 
     def _add(self, node: Add) -> None:
         first, second = (self.names[name] for name in node.inputs)
-        out, name, relu = self._absorb_relu(node)
+        out = self._output(node)
         scales = [self.tensors[source].params.scale for source in (first, second)]
         twice = 2.0 * max(scales)
         fixed = [
@@ -332,25 +389,29 @@ class _Lowering:
         if fixed[2][1] > 0:
             raise QuantError(f"add '{node.name}': its range is too narrow for the operands it sums")
         m, s = zip(*fixed, strict=True)
-        self.ops.append(IntegerAdd(name, (first, second), (m[0], m[1], m[2]), (s[0], s[1], s[2]), relu))
+        op = IntegerAdd(out.name, (first, second), (m[0], m[1], m[2]), (s[0], s[1], s[2]), out.relu)
+        self._emit(op, out)
+
+    def _relu(self, node: Activation) -> None:
+        source = self.names[node.inputs[0]]
+        out = self._output(node)
+        factor = self.tensors[source].params.scale / out.params.scale
+        self._emit(IntegerRelu(out.name, source, *quantize_multiplier(factor)), out)
+
+    def _emit(self, op: IntegerOp, out: _Output) -> None:
+        self.ops.extend((op, *out.then))
 
     def _concat(self, node: Concat) -> None:
-        beyond = self._relu_behind(node)
-        name = beyond.name if beyond is not None else node.name
-        out = self._declare(node, beyond or node, name)
-        if beyond is not None:
-            self.names[beyond.name] = name
+        behind = activation_behind(self.graph, node)
+        name = node.name
+        if behind is not None and behind in self.graph.consumers[node.name]:
+            name = self.names[behind.name] = behind.name
+        out = self._declare(node, behind or node, name)
         sources = tuple(self.names[source] for source in node.inputs)
         for source in sources:
             if self.tensors[source].params != out.params:
                 raise ConversionError(f"concat '{node.name}': '{source}' is not on the scale of the output")
         self.ops.append(IntegerConcat(name, sources))
-
-    def _relu(self, node: Relu) -> None:
-        source = self.names[node.inputs[0]]
-        out = self._declare(node, node, node.name)
-        multiplier, shift = quantize_multiplier(self.tensors[source].params.scale / out.params.scale)
-        self.ops.append(IntegerRelu(node.name, source, multiplier, shift))
 
     def _keep_scale(self, node: Node) -> str:
         """Declare the output of an operation that keeps its input's scale; returns the input."""
@@ -361,7 +422,21 @@ class _Lowering:
         return source
 
 
-def output_limits(op: IntegerConv | IntegerAdd | IntegerRelu, params: QuantParams) -> tuple[int, int]:
+def _ceilings(graph: Graph, ranges: Mapping[str, str]) -> dict[str, float]:
+    """How high the values that share a range can be: finite where all come from clipped activations."""
+    found: dict[str, float] = {}
+    for name, shared in ranges.items():
+        node = graph.by_name[name]
+        if isinstance(node, (MaxPool, AveragePool, GlobalAveragePool, Concat, Reshape)):
+            continue
+        ceiling = node.ceiling if isinstance(node, ClippedRelu) else math.inf
+        found[shared] = max(found.get(shared, 0.0), ceiling)
+    return found
+
+
+def output_limits(
+    op: IntegerConv | IntegerDepthwiseConv | IntegerAdd | IntegerRelu, params: QuantParams
+) -> tuple[int, int]:
     """Smallest and largest int8 output of an operation: a fused ReLU starts at the zero point."""
     relu = True if isinstance(op, IntegerRelu) else op.relu
     return (max(QMIN, params.zero_point) if relu else QMIN, QMAX)

@@ -15,18 +15,28 @@ import numpy as np
 
 from emberfleet.core.arrays import Array
 from emberfleet.core.errors import EmberError, FormatError
-from emberfleet.core.graph import Concat, Conv2D, GlobalAveragePool, MaxPool, Shape
+from emberfleet.core.graph import (
+    AveragePool,
+    Concat,
+    Conv2D,
+    DepthwiseConv2D,
+    GlobalAveragePool,
+    MaxPool,
+    Shape,
+)
 from emberfleet.core.integer import (
     IntegerAdd,
     IntegerAveragePool,
     IntegerConcat,
     IntegerConv,
+    IntegerDepthwiseConv,
     IntegerMaxPool,
     IntegerNetwork,
     IntegerOp,
     IntegerRelu,
     IntegerReshape,
     IntegerTensor,
+    IntegerWindowAveragePool,
 )
 from emberfleet.core.quantization import QuantParams
 
@@ -45,13 +55,17 @@ _CONV_ARRAYS: Mapping[str, type[np.generic]] = {
 Document: TypeAlias = Mapping[str, Any]
 _KINDS: Mapping[type[Any], str] = {
     IntegerConv: "conv",
+    IntegerDepthwiseConv: "depthwise_conv",
     IntegerMaxPool: "max_pool",
     IntegerAveragePool: "average_pool",
+    IntegerWindowAveragePool: "window_average_pool",
     IntegerConcat: "concat",
     IntegerAdd: "add",
     IntegerRelu: "relu",
     IntegerReshape: "reshape",
 }
+
+_SAME_SCALE = (IntegerMaxPool, IntegerAveragePool, IntegerWindowAveragePool, IntegerConcat, IntegerReshape)
 
 
 def encode_network(network: IntegerNetwork) -> tuple[str, dict[str, Array]]:
@@ -60,10 +74,12 @@ def encode_network(network: IntegerNetwork) -> tuple[str, dict[str, Array]]:
     arrays: dict[str, Array] = {}
     for op in network.ops:
         entry: dict[str, Any] = {"kind": _KINDS[type(op)], "output": op.output, "inputs": list(op.inputs)}
-        if isinstance(op, IntegerConv):
+        if isinstance(op, (IntegerConv, IntegerDepthwiseConv)):
             entry |= {"stride": list(op.stride), "padding": list(op.padding), "relu": op.relu}
             arrays |= {f"{op.output}/{part}": getattr(op, part) for part in _CONV_ARRAYS}
-        elif isinstance(op, IntegerMaxPool):
+            if isinstance(op, IntegerDepthwiseConv):
+                entry["depth_multiplier"] = op.depth_multiplier
+        elif isinstance(op, (IntegerMaxPool, IntegerWindowAveragePool)):
             entry |= {"kernel": list(op.kernel), "stride": list(op.stride), "padding": list(op.padding)}
         elif isinstance(op, IntegerAdd):
             entry |= {"multipliers": list(op.multipliers), "shifts": list(op.shifts), "relu": op.relu}
@@ -132,21 +148,23 @@ def _read_conv(entry: Document, arrays: Mapping[str, Array]) -> IntegerOp:
         raise FormatError(f"int8 network: conv '{output}' has multipliers out of range")
     if (parts["weights"] == -128).any() or not (parts["weight_scales"] > 0).all():
         raise FormatError(f"int8 network: conv '{output}' has weights or scales out of range")
-    return IntegerConv(
-        output=output,
-        input=_inputs(entry, 1)[0],
+    common = {
+        "output": output,
+        "input": _inputs(entry, 1)[0],
         **parts,
-        stride=_window(entry["stride"]),
-        padding=_padding(entry["padding"]),
-        relu=_flag(entry["relu"]),
-    )
+        "stride": _window(entry["stride"]),
+        "padding": _padding(entry["padding"]),
+        "relu": _flag(entry["relu"]),
+    }
+    if entry["kind"] == _KINDS[IntegerConv]:
+        return IntegerConv(**common)
+    return IntegerDepthwiseConv(depth_multiplier=_whole(entry["depth_multiplier"], 1, MAX_EXTENT), **common)
 
 
-def _read_max_pool(entry: Document, arrays: Mapping[str, Array]) -> IntegerOp:
+def _read_pool(entry: Document, arrays: Mapping[str, Array]) -> IntegerOp:
+    make = IntegerMaxPool if entry["kind"] == _KINDS[IntegerMaxPool] else IntegerWindowAveragePool
     kernel, stride = _window(entry["kernel"]), _window(entry["stride"])
-    return IntegerMaxPool(
-        _text(entry["output"]), _inputs(entry, 1)[0], kernel, stride, _padding(entry["padding"])
-    )
+    return make(_text(entry["output"]), _inputs(entry, 1)[0], kernel, stride, _padding(entry["padding"]))
 
 
 def _read_add(entry: Document, arrays: Mapping[str, Array]) -> IntegerOp:
@@ -165,7 +183,9 @@ def _read_relu(entry: Document, arrays: Mapping[str, Array]) -> IntegerOp:
 
 _READERS: Mapping[str, Callable[[Document, Mapping[str, Array]], IntegerOp]] = {
     "conv": _read_conv,
-    "max_pool": _read_max_pool,
+    "depthwise_conv": _read_conv,
+    "max_pool": _read_pool,
+    "window_average_pool": _read_pool,
     "add": _read_add,
     "relu": _read_relu,
     "average_pool": lambda entry, _: IntegerAveragePool(_text(entry["output"]), _inputs(entry, 1)[0]),
@@ -193,9 +213,8 @@ def _check_shapes(network: IntegerNetwork) -> None:
             raise FormatError(f"int8 network: '{op.output}' has shape {found}, expected {expected}")
         if expected is None and math.prod(found) != math.prod(shapes[0]):
             raise FormatError(f"int8 network: '{op.output}' of shape {found} cannot hold {shapes[0]}")
-        same_scale = isinstance(op, (IntegerMaxPool, IntegerAveragePool, IntegerConcat, IntegerReshape))
         params = network.tensors[op.output].params
-        if same_scale and any(network.tensors[name].params != params for name in op.inputs):
+        if isinstance(op, _SAME_SCALE) and any(network.tensors[name].params != params for name in op.inputs):
             raise FormatError(f"int8 network: '{op.output}' is not on the scale of its inputs")
     if network.output not in written or len(network.output_tensor.shape) > 2:
         raise FormatError(f"int8 network: output '{network.output}' is not written or not (K,) or (P, K)")
@@ -211,6 +230,17 @@ def _output_shape(op: IntegerOp, shapes: list[Shape]) -> Shape | None:
                 f"int8 network: conv '{op.output}' reads {shapes[0]}, its weights want {c} channels"
             )
         return Conv2D(op.output, op.inputs, o, (kh, kw), op.stride, op.padding).infer(given)
+    if isinstance(op, IntegerDepthwiseConv):
+        o, kh, kw, c = op.weights.shape
+        if len(shapes[0]) != 3 or c != 1 or shapes[0][2] * op.depth_multiplier != o:
+            raise FormatError(
+                f"int8 network: depthwise conv '{op.output}' reads {shapes[0]}, its weights are "
+                f"{op.weights.shape} for {op.depth_multiplier} outputs per channel"
+            )
+        node = DepthwiseConv2D(op.output, op.inputs, op.depth_multiplier, (kh, kw), op.stride, op.padding)
+        return node.infer(given)
+    if isinstance(op, IntegerWindowAveragePool):
+        return AveragePool(op.output, op.inputs, op.kernel, op.stride, op.padding).infer(given)
     if isinstance(op, IntegerMaxPool):
         return MaxPool(op.output, op.inputs, op.kernel, op.stride, op.padding).infer(given)
     if isinstance(op, IntegerAveragePool):

@@ -15,15 +15,33 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from emberfleet.core.arrays import Array, Float32, Float64, Int8, Int32, Int64, Real
 from emberfleet.core.errors import QuantError
-from emberfleet.core.graph import Add, BatchNorm, Concat, Conv2D, Graph, Input, Node, Relu, Softmax
+from emberfleet.core.folding import folds
+from emberfleet.core.graph import (
+    Add,
+    BatchNorm,
+    ClippedRelu,
+    Concat,
+    Conv2D,
+    DepthwiseConv2D,
+    Graph,
+    Input,
+    Node,
+    Relu,
+    Softmax,
+)
 
 QMIN, QMAX = -128, 127
 WEIGHT_MAX = 127
+
+Activation: TypeAlias = Relu | ClippedRelu
+_RESCALING = (Conv2D, DepthwiseConv2D, Add, BatchNorm, Relu, ClippedRelu)
+"""Operations whose output has a scale of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +87,11 @@ class QuantParams:
     def quantize(self, x: Real) -> Int8:
         """``clip(rint(x * (1 / scale)) + zero_point)``; ties round to even; all in float32."""
         inverse = np.float32(1.0) / np.float32(self.scale)
-        q = np.rint(np.asarray(x, np.float32) * inverse) + np.float32(self.zero_point)
-        q8: Int8 = np.clip(q, QMIN, QMAX).astype(np.int8)
-        return q8
+        q: Float32 = np.atleast_1d(np.asarray(x, np.float32) * inverse)
+        np.rint(q, out=q)
+        q += np.float32(self.zero_point)
+        np.clip(q, QMIN, QMAX, out=q)
+        return q.astype(np.int8).reshape(np.shape(x))
 
     def dequantize(self, q: Int8) -> Float32:
         """Back to real numbers, in float32."""
@@ -194,7 +214,7 @@ def range_names(graph: Graph) -> Mapping[str, str]:
 
     Operations that keep the scale (pooling, concat, reshape, dropout) share one range with what
     they read: the name is that of the last place in the group where training rounds. Nodes inside
-    a chain convolution or addition, batch norm, ReLU have no 8-bit output and are left out.
+    a chain convolution or addition, batch norm, activation have no 8-bit output and are left out.
     """
     parent = {node.name: node.name for node in graph.nodes}
 
@@ -204,8 +224,7 @@ def range_names(graph: Graph) -> Mapping[str, str]:
         return name
 
     for node in graph.nodes:
-        keeps_scale = not isinstance(node, (Input, Conv2D, Add, BatchNorm, Relu, Softmax))
-        if keeps_scale and not _continues(graph, node):
+        if not isinstance(node, (Input, *_RESCALING, Softmax)) and not _continues(graph, node):
             for name in node.inputs:
                 parent[find(name)] = find(node.name)
     owner = {find(node.name): node.name for node in graph.nodes if _is_point(graph, node)}
@@ -216,30 +235,57 @@ def quantization_points(graph: Graph) -> Mapping[str, str]:
     """Where training rounds activations to 8 bits, and the range tensor each place uses.
 
     The places are the input and the last node of every chain convolution or addition, batch norm,
-    ReLU; where only a Concat reads that node, the Concat is the place, since its inputs and its
-    output share one range.
+    activation; where only a Concat reads that node, the Concat is the place, since its inputs and
+    its output share one range.
     """
     names = range_names(graph)
     return {node.name: names[node.name] for node in graph.nodes if _is_point(graph, node)}
 
 
-def _continues(graph: Graph, node: Node) -> bool:
-    """Whether the output goes only into batch norm or ReLU, and is rounded after those."""
+def activation_behind(graph: Graph, node: Node) -> Activation | None:
+    """The activation that the operation of a node takes in, if there is one; also beyond a Concat."""
+    reader = _sole_reader(graph, node)
+    if isinstance(reader, (Relu, ClippedRelu)) and _takes_activation(graph, node):
+        return reader
+    if isinstance(reader, Concat) and _takes_activation(graph, reader):
+        return activation_behind(graph, reader)
+    return None
+
+
+def _sole_reader(graph: Graph, node: Node) -> Node | None:
     readers = graph.consumers[node.name]
-    return bool(readers) and all(isinstance(reader, (BatchNorm, Relu)) for reader in readers)
+    return readers[0] if len(readers) == 1 else None
+
+
+def _takes_activation(graph: Graph, node: Node) -> bool:
+    """Whether an activation behind this node is one operation with it, or with all that it joins."""
+    if isinstance(node, Concat):
+        inputs = [graph.by_name[name] for name in node.inputs]
+        return all(_sole_reader(graph, read) is node and _takes_activation(graph, read) for read in inputs)
+    return isinstance(node, (Conv2D, DepthwiseConv2D, Add, BatchNorm))
+
+
+def _continues(graph: Graph, node: Node) -> bool:
+    """Whether the output goes only into a batch norm or activation that is one operation with it."""
+    reader = _sole_reader(graph, node)
+    if isinstance(reader, BatchNorm):
+        return folds(graph, reader)
+    return isinstance(reader, (Relu, ClippedRelu)) and _takes_activation(graph, node)
 
 
 def _is_point(graph: Graph, node: Node) -> bool:
     if isinstance(node, Input):
         return True
-    if not isinstance(node, (Conv2D, Add, BatchNorm, Relu, Concat)) or _continues(graph, node):
+    if not isinstance(node, (*_RESCALING, Concat)) or _continues(graph, node):
         return False
     readers = graph.consumers[node.name]
     return not readers or not all(isinstance(reader, Concat) for reader in readers)
 
 
-def range_params(ranges: Mapping[str, Float32 | Float64], name: str) -> QuantParams:
-    """The quantization of one range tensor ``[low, high]``.
+def range_params(
+    ranges: Mapping[str, Float32 | Float64], name: str, ceiling: float = math.inf
+) -> QuantParams:
+    """The quantization of one range tensor ``[low, high]``, which is held to at most `ceiling`.
 
     Raises:
         QuantError: the range is missing or was never observed.
@@ -249,4 +295,5 @@ def range_params(ranges: Mapping[str, Float32 | Float64], name: str) -> QuantPar
     values = np.asarray(ranges[name])
     if values.shape != (2,):
         raise QuantError(f"range '{name}' has shape {values.shape}, expected (2,)")
-    return QuantParams.from_range(float(values[0]), float(values[1]))
+    low, high = float(values[0]), float(values[1])
+    return QuantParams.from_range(min(low, ceiling), min(high, ceiling))
