@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Callable, Iterable
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -29,9 +29,17 @@ from emberfleet.engine.numpy_backend.loss import softmax
 from emberfleet.engine.numpy_backend.pool import global_average_pool_forward, max_pool_forward
 from emberfleet.engine.numpy_backend.threads import Threads
 
+Alter: TypeAlias = Callable[[str, Real], Real]
+"""Takes a node's name and its tensor; gives back what the nodes behind it read, the same shape."""
+
 
 def activations(
-    graph: Graph, tensors: Tensors, x: Float32, names: Iterable[str], threads: int | None = None
+    graph: Graph,
+    tensors: Tensors,
+    x: Float32,
+    names: Iterable[str],
+    threads: int | None = None,
+    alter: Alter | None = None,
 ) -> dict[str, Float32]:
     """What the named nodes produce for a batch of images, as in inference: nothing is rounded.
 
@@ -41,6 +49,8 @@ def activations(
         x: ``(n, H, W, C)``.
         names: Nodes; their tensors come back by name, each ``(n, ...)``.
         threads: Most threads BLAS may use; None: EMBERFLEET_THREADS, else no bound.
+        alter: Sees every node's tensor as soon as it is there, and may replace it: to round single
+            tensors, or to look at all of them without keeping any.
 
     Raises:
         ShapeError: `x` or a tensor does not fit, or a name is not a node.
@@ -52,16 +62,20 @@ def activations(
     if unknown:
         raise ShapeError(f"the graph has no node '{unknown[0]}'")
     with Threads(threads).bounded():
-        return _compute(graph, tensors, x, wanted)
+        return _compute(graph, tensors, x, wanted, alter)
 
 
-def _compute(graph: Graph, tensors: Tensors, x: Float32, wanted: frozenset[str]) -> dict[str, Float32]:
+def _compute(
+    graph: Graph, tensors: Tensors, x: Float32, wanted: frozenset[str], alter: Alter | None
+) -> dict[str, Float32]:
     kind = next(iter(tensors.values())).dtype if tensors else x.dtype
     values: dict[str, Real] = {}
     found: dict[str, Float32] = {}
     readers = {name: len(nodes) for name, nodes in graph.consumers.items()}
     for node in graph.nodes:
         y = x.astype(kind) if isinstance(node, Input) else _forward(graph, node, values, tensors)
+        if alter is not None:
+            y = alter(node.name, y)
         values[node.name] = y
         if node.name in wanted:
             found[node.name] = cast("Float32", y)
