@@ -17,8 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from emberfleet.core.archive import Entry, read_archive, read_contents, write_archive
 from emberfleet.core.arrays import Array
@@ -30,6 +29,9 @@ from emberfleet.core.manifest import ENVELOPE_NAME, Manifest, PartInfo, check_pa
 from emberfleet.core.signing import SigningKey, VerifyKey, open_envelope, sign_envelope
 from emberfleet.core.sources import HeldBytes, Source, open_source
 from emberfleet.core.tensors import decode_tensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MANIFEST_TYPE: Final = "application/vnd.emberfleet.manifest+json"
 MAX_BUNDLE_BYTES: Final = 256 * 1024 * 1024

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -22,6 +21,9 @@ from emberfleet.core.codec import Fields, encode_json, to_base64
 from emberfleet.core.digest import sha256_hex
 from emberfleet.core.errors import FormatError, SignatureError
 from emberfleet.core.files import read_limited, write_private
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64

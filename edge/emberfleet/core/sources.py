@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import stat
 import weakref
-from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from emberfleet.core.digest import Data
 from emberfleet.core.errors import FormatError
-from emberfleet.core.files import read_limited, storage_errors
+from emberfleet.core.files import storage_errors
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Source(Protocol):
@@ -47,7 +49,7 @@ class OpenFile:
 
     __slots__ = ("__weakref__", "_descriptor", "_path", "size_bytes")
 
-    def __init__(self, path: Path, descriptor: int, size_bytes: int) -> None:
+    def __init__(self, path: str | Path, descriptor: int, size_bytes: int) -> None:
         self.size_bytes: Final = size_bytes
         self._path: Final = path
         self._descriptor: Final = descriptor
@@ -70,12 +72,13 @@ def open_source(path: str | Path, limit: int) -> Source:
         FormatError: The file is larger than `limit`.
         StorageError: The file is missing, a folder, or not readable.
     """
-    source = Path(path)
-    with storage_errors("read", source):
-        if not stat.S_ISREG(source.stat().st_mode):
-            return HeldBytes(read_limited(source, limit))
-        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-        file = OpenFile(source, descriptor, os.fstat(descriptor).st_size)
-    if file.size_bytes > limit:
-        raise FormatError(f"{source}: {file.size_bytes} bytes, expected at most {limit}")
-    return file
+    with storage_errors("read", path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        found = os.fstat(descriptor)
+        source: Source = OpenFile(path, descriptor, found.st_size)
+        if not stat.S_ISREG(found.st_mode):
+            with open(descriptor, "rb", closefd=False) as stream:
+                source = HeldBytes(stream.read(limit + 1))
+    if source.size_bytes > limit:
+        raise FormatError(f"{path}: {source.size_bytes} bytes, expected at most {limit}")
+    return source

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -21,6 +20,8 @@ from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.runtime.prediction import Prediction
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from emberfleet.core.bundle import Bundle
     from emberfleet.core.integer import IntegerNetwork
     from emberfleet.core.signing import VerifyKey
