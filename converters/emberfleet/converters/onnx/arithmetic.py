@@ -16,8 +16,6 @@ from emberfleet.core.graph import (
     BatchNorm,
     ClippedRelu,
     Concat,
-    Conv2D,
-    DepthwiseConv2D,
     Dropout,
     Relu,
     Softmax,
@@ -112,10 +110,7 @@ def dropout(walk: Walk, node: OnnxNode) -> None:
 
 
 def batch_norm(walk: Walk, node: OnnxNode) -> None:
-    """BatchNormalization: kept where it can be folded into the convolution before it, for retraining.
-
-    Elsewhere it is a factor and an offset per channel.
-    """
+    """BatchNormalization, as in inference; at the network's input it becomes part of the preprocessing."""
     node.allow(*BATCH_NORM_ATTRIBUTES)
     if walk.read_anywhere(node.outputs[1:]):
         raise node.error("its running statistics are read; only the first output is supported")
@@ -130,8 +125,8 @@ def batch_norm(walk: Walk, node: OnnxNode) -> None:
         raise node.error(f"its variances and epsilon {epsilon} are not positive")
     if node.integer("training_mode", 0):
         walk.remarks.append(f"{node.label} was exported for training; it is read with its running statistics")
-    if not _foldable(walk, node, image):
-        scale = gamma / np.sqrt(variance + epsilon)
+    scale = gamma / np.sqrt(variance + epsilon)
+    if walk.is_bare_input(node, image) and (scale > 0).all():
         walk.give(node, walk.affine(node, image, scale, beta - mean * scale))
         return
     name = walk.name(node)
@@ -139,18 +134,6 @@ def batch_norm(walk: Walk, node: OnnxNode) -> None:
         walk.keep(f"{name}/{part}", values)
     momentum = min(max(node.number("momentum", 0.9), 0.0), 1.0)
     walk.give(node, walk.emit_view(BatchNorm(name, (image.node,), epsilon, momentum), image))
-
-
-def _foldable(walk: Walk, node: OnnxNode, image: View) -> bool:
-    before = walk.producer(image)
-    if not walk.alone(node, 0):
-        return False
-    if isinstance(before, Concat):
-        branches = [walk.nodes[name] for name in before.inputs]
-        return before.name in walk.private_concats and all(
-            isinstance(branch, Conv2D | DepthwiseConv2D) for branch in branches
-        )
-    return isinstance(before, Conv2D | DepthwiseConv2D)
 
 
 def concat(walk: Walk, node: OnnxNode) -> None:
@@ -167,12 +150,7 @@ def concat(walk: Walk, node: OnnxNode) -> None:
     if len(images) == 1:
         walk.alias(node, walk.view(node, 0), "identities")
         return
-    private = len(set(node.inputs)) == len(images) and all(
-        walk.alone(node, index) for index in range(len(images))
-    )
     joined = walk.emit_image(Concat(walk.name(node), tuple(image.node for image in images)))
-    if private:
-        walk.private_concats.add(joined.node)
     walk.give(node, joined if rank == 4 else replace(joined, dims=joined.dims[:2]))
 
 

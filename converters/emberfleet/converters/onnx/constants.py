@@ -170,7 +170,8 @@ def _divide(first: Array, second: Array) -> Array:
     if np.issubdtype(first.dtype, np.integer):
         if not second.all():
             raise ValueError("division by zero")
-        return (np.sign(first) * np.sign(second) * (np.abs(first) // np.abs(second))).astype(first.dtype)
+        quotient = np.sign(first) * np.sign(second) * (np.abs(first) // np.abs(second))
+        return np.asarray(quotient, first.dtype)
     return np.asarray(np.divide(first, second), first.dtype)
 
 

@@ -58,8 +58,6 @@ class Walk:
     values: dict[str, Array | View] = field(default_factory=dict)
     folded: Counter[str] = field(default_factory=Counter)
     remarks: list[str] = field(default_factory=list)
-    private_concats: set[str] = field(default_factory=set)
-    """Our concats whose inputs nothing else reads."""
     _readers: Counter[str] = field(default_factory=Counter)
     _values_held: int = 0
 
@@ -228,6 +226,10 @@ class Walk:
         """Our node behind a view."""
         return self.nodes[view.node]
 
+    def is_bare_input(self, node: OnnxNode, view: View) -> bool:
+        """Whether this operator alone reads the network's input."""
+        return isinstance(self.producer(view), Input) and self.alone(node, 0)
+
     def read_anywhere(self, names: tuple[str, ...]) -> bool:
         """Whether any of these ONNX tensors is read."""
         return any(self._readers[name] for name in names)
@@ -302,7 +304,7 @@ class Walk:
         """
         before = self.producer(view)
         alone = self.alone(node, 0)
-        if isinstance(before, Input) and alone and (scale > 0).all():
+        if self.is_bare_input(node, view) and (scale > 0).all():
             self.input_scale = self.input_scale * scale
             self.input_shift = self.input_shift * scale + shift
             self.folded["into the preprocessing"] += 1
