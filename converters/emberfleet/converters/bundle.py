@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -32,8 +32,9 @@ from emberfleet.core.integer import IntegerNetwork, quantize
 from emberfleet.core.manifest import Manifest, TensorContract
 from emberfleet.core.signing import SigningKey
 from emberfleet.core.tensors import encode_tensors
-from emberfleet.train.plans import retraining_plans
-from emberfleet.train.trained import TrainedModel
+
+if TYPE_CHECKING:
+    from emberfleet.train.trained import TrainedModel
 
 FLOAT_TFLITE_PART: Final = "model_float.tflite"
 
@@ -74,6 +75,7 @@ def build_bundle(
     # The schema package is loaded by whoever writes a .tflite, not by a device that opens a bundle.
     from emberfleet.converters.tflite.float_writer import write_tflite_float
     from emberfleet.converters.tflite.int8_writer import write_tflite_int8
+    from emberfleet.train.plans import retraining_plans
 
     graph = trained.graph
     network = quantize(graph, trained.tensors)
@@ -114,6 +116,8 @@ def model_of(bundle: Bundle) -> TrainedModel:
     Raises:
         FormatError: parts that are missing, damaged or do not fit together.
     """
+    from emberfleet.train.trained import TrainedModel
+
     manifest = bundle.manifest
     try:
         return TrainedModel(

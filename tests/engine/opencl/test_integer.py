@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -168,3 +172,19 @@ def test_codes_of_another_shape_or_type_are_refused(backend: OpenCLBackend) -> N
         predictor.run_integer(np.zeros((1, 3, 3, 2), np.int8))
     with pytest.raises(ShapeError, match="expected"):
         predictor.run_integer(np.zeros((1, 9, 9, 2), np.uint8))
+
+
+def test_predicting_in_int8_loads_neither_training_nor_float() -> None:
+    """Importing them would take a tenth of the time to the first prediction of a process."""
+    root = Path(__file__).resolve().parents[3]
+    paths = [str(root / part) for part in ("edge", "converters")]
+    needless = tuple(
+        f"emberfleet.engine.opencl.{name}" for name in ("trainer", "predictor", "forward", "backward")
+    )
+    code = (
+        f"import sys; sys.path[:0] = {paths}; import emberfleet.converters.bundle, emberfleet.engine.selection; "
+        "import emberfleet.engine.opencl.backend, emberfleet.engine.opencl.integer; "
+        f"print([m for m in sys.modules if m.startswith(('emberfleet.train', *{needless}))])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

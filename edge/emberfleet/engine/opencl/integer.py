@@ -30,8 +30,8 @@ from emberfleet.engine.opencl.device import SHORT_WORK, OpenCLDevice
 from emberfleet.engine.opencl.dot import Dot, choose_form, exact_form
 from emberfleet.engine.opencl.layout import NO_HALO, View, image_shape, round_up
 from emberfleet.engine.opencl.network import widest
-from emberfleet.engine.opencl.predictor import Staging
 from emberfleet.engine.opencl.program import ARENA, Argument, Program
+from emberfleet.engine.opencl.staging import Staging
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import DTypeLike
 
-from emberfleet.core.arrays import Array, Float32, Tensors
+from emberfleet.core.arrays import Float32, Tensors
 from emberfleet.core.errors import ConversionError
 from emberfleet.core.folding import fold
 from emberfleet.core.graph import Conv2D, Graph
@@ -25,6 +24,7 @@ from emberfleet.engine.opencl.layout import View
 from emberfleet.engine.opencl.network import Values, fuse, vector_width
 from emberfleet.engine.opencl.parameters import ParameterBlock
 from emberfleet.engine.opencl.program import Program
+from emberfleet.engine.opencl.staging import Staging
 from emberfleet.engine.work import convolution_work
 
 
@@ -103,23 +103,6 @@ def record(
     program.hold(prediction.input.images, first=True)
     program.hold(prediction.output.images, last=True)
     return prediction
-
-
-class Staging:
-    """The network's input as it lies in the arena, on the host."""
-
-    def __init__(self, view: View, kind: DTypeLike = np.float32, padding: int = 0) -> None:
-        images = view.images
-        self.values: Array = np.full(images.floats, padding, kind)
-        columns = images.padded_row // images.channels
-        shaped = self.values.reshape(images.batch, -1, columns, images.channels)
-        top, left = images.halo[:2]
-        self._inside = shaped[:, top : top + view.height, left : left + view.width, : view.channels]
-
-    def fill(self, x: Array) -> Array:
-        """Put a batch in its place; images missing from a last batch stay what they were."""
-        self._inside[: len(x)] = x
-        return self.values
 
 
 def quantization_table(rounding: Mapping[str, QuantParams]) -> Float32:

@@ -25,9 +25,10 @@ from emberfleet.engine.opencl.device import OpenCLDevice
 from emberfleet.engine.opencl.forward import Extremes
 from emberfleet.engine.opencl.network import vector_width
 from emberfleet.engine.opencl.parameters import ParameterBlock
-from emberfleet.engine.opencl.predictor import Staging, quantization_table
+from emberfleet.engine.opencl.predictor import quantization_table
 from emberfleet.engine.opencl.program import FLOAT_BYTES
 from emberfleet.engine.opencl.recomputation import fit
+from emberfleet.engine.opencl.staging import Staging
 from emberfleet.engine.opencl.training_step import TrainingStep, places_of
 
 KEY_ARGUMENT = 9
