@@ -13,8 +13,9 @@
 //       tile is MRX x MRY places of dy, SX x SY pixels of dx for each: none of its products is with a zero
 //       between pixels.
 //   depthwise_*_any_f32                          any window and stride, naive
-// Lanes side by side have neighbouring vectors of channels, the others take turns at the tiles of a row. Tiles
-// that reach beyond the image are moved back inside and do not write again what was written.
+// Lanes side by side have neighbouring vectors of channels, the others take turns at the tiles of a row; one lane
+// alone walks through all channels of a tile before the next, as they lie in memory. Tiles that reach beyond the
+// image are moved back inside and do not write or count again what was done.
 //
 // Tolerance: reduction length KH*KW, N*H*W for the gradient of the weight.
 
@@ -26,6 +27,12 @@
 // Vectors of channels in a panel: lanes side by side first, then the next for each.
 #define LANES_OF_PANEL const int span = SPAN_OF(panel / V), turn = LANE / span, turns = LANES / span;
 #define FOR_EACH_CHANNEL for (int c = LANE % span * V; c < panel; c += span * V)
+#define FOR_EACH_PLACE(start, end) for (int start = turn * MRX; start < end; start += turns * MRX)
+#if LANES == 1
+#define FOR_EACH_TILE(start, end) FOR_EACH_PLACE(start, end) FOR_EACH_CHANNEL
+#else
+#define FOR_EACH_TILE(start, end) FOR_EACH_CHANNEL FOR_EACH_PLACE(start, end)
+#endif
 #define FOR_EACH_BLOCK                                                          \
     const int first = GROUP(0) * cut.x, end = MIN_OF(first + cut.x, cut.z);     \
     for (int block = first; block < end; block++)
@@ -54,42 +61,40 @@ KERNEL(depthwise_forward_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN weight, GLOBAL_IN bi
         const int n = block / cut.y, h_start = block % cut.y * MRY, h = MIN_OF(h_start, size.x - MRY);
         GLOBAL_IN x_row = x + xv.x + n * xv.y + h * SY * xv.z + c0;
         GLOBAL_OUT y_row = y + yv.x + n * yv.y + h * yv.z + c0;
-        FOR_EACH_CHANNEL {
+        FOR_EACH_TILE(w_start, size.y) {
             vec taps[KH][KW];
             #pragma unroll
             for (int i = 0; i < KH; i++)
                 #pragma unroll
                 for (int j = 0; j < KW; j++) taps[i][j] = LOAD(weight + wv.x + (i * KW + j) * wv.y + c0 + c);
             const vec start = flags & BIAS ? LOAD(bias + wv.z + c0 + c) : (vec)(0.0f);
-            for (int w_start = turn * MRX; w_start < size.y; w_start += turns * MRX) {
-                const int w = MIN_OF(w_start, size.y - MRX);
-                GLOBAL_IN corner = x_row + w * SX * xv.w + c;
-                GLOBAL_OUT out = y_row + w * yv.w + c;
-                vec acc[MRY][MRX];
+            const int w = MIN_OF(w_start, size.y - MRX);
+            GLOBAL_IN corner = x_row + w * SX * xv.w + c;
+            GLOBAL_OUT out = y_row + w * yv.w + c;
+            vec acc[MRY][MRX];
+            #pragma unroll
+            for (int i = 0; i < MRY; i++)
                 #pragma unroll
-                for (int i = 0; i < MRY; i++)
-                    #pragma unroll
-                    for (int j = 0; j < MRX; j++) acc[i][j] = start;
+                for (int j = 0; j < MRX; j++) acc[i][j] = start;
+            #pragma unroll
+            for (int r = 0; r < (MRY - 1) * SY + KH; r++) {
                 #pragma unroll
-                for (int r = 0; r < (MRY - 1) * SY + KH; r++) {
+                for (int k = 0; k < (MRX - 1) * SX + KW; k++) {
+                    const vec value = LOAD(corner + r * xv.z + k * xv.w);
                     #pragma unroll
-                    for (int k = 0; k < (MRX - 1) * SX + KW; k++) {
-                        const vec value = LOAD(corner + r * xv.z + k * xv.w);
+                    for (int i = 0; i < MRY; i++)
                         #pragma unroll
-                        for (int i = 0; i < MRY; i++)
-                            #pragma unroll
-                            for (int j = 0; j < MRX; j++)
-                                if (r >= i * SY && r < i * SY + KH && k >= j * SX && k < j * SX + KW)
-                                    acc[i][j] += value * taps[r - i * SY][k - j * SX];
-                    }
+                        for (int j = 0; j < MRX; j++)
+                            if (r >= i * SY && r < i * SY + KH && k >= j * SX && k < j * SX + KW)
+                                acc[i][j] += value * taps[r - i * SY][k - j * SX];
                 }
-                #pragma unroll
-                for (int i = 0; i < MRY; i++)
-                    #pragma unroll
-                    for (int j = 0; j < MRX; j++)
-                        if (h + i >= h_start && w + j >= w_start)
-                            finish(out + i * yv.z + j * yv.w, acc[i][j], flags, ceiling, q);
             }
+            #pragma unroll
+            for (int i = 0; i < MRY; i++)
+                #pragma unroll
+                for (int j = 0; j < MRX; j++)
+                    if (h + i >= h_start && w + j >= w_start)
+                        finish(out + i * yv.z + j * yv.w, acc[i][j], flags, ceiling, q);
         }
     }
 }
@@ -114,100 +119,126 @@ KERNEL(depthwise_backward_input_f32)(GROUPS GLOBAL_IN dy, GLOBAL_IN weight, GLOB
         const int h = q * SY - size.z, h_first = MAX_OF(q_start * SY - size.z, 0);
         GLOBAL_IN d_row = dy + dv.x + n * dv.y + q * dv.z + c0;
         GLOBAL_OUT x_row = dx + xv.x + n * xv.y + h * xv.z + c0;
-        FOR_EACH_CHANNEL {
+        FOR_EACH_TILE(r_start, wv.w) {
             vec taps[KH][KW];
             #pragma unroll
             for (int i = 0; i < KH; i++)
                 #pragma unroll
                 for (int j = 0; j < KW; j++) taps[i][j] = LOAD(weight + wv.x + (i * KW + j) * wv.y + c0 + c);
-            for (int r_start = turn * MRX; r_start < wv.w; r_start += turns * MRX) {
-                const int place = MIN_OF(r_start, wv.w - MRX);
-                const int w = place * SX - size.w, w_first = MAX_OF(r_start * SX - size.w, 0);
-                GLOBAL_IN corner = d_row + place * dv.w + c;
-                GLOBAL_OUT out = x_row + w * xv.w + c;
-                vec acc[MRY * SY][MRX * SX];
+            const int place = MIN_OF(r_start, wv.w - MRX);
+            const int w = place * SX - size.w, w_first = MAX_OF(r_start * SX - size.w, 0);
+            GLOBAL_IN corner = d_row + place * dv.w + c;
+            GLOBAL_OUT out = x_row + w * xv.w + c;
+            vec acc[MRY * SY][MRX * SX];
+            #pragma unroll
+            for (int i = 0; i < MRY * SY; i++)
                 #pragma unroll
-                for (int i = 0; i < MRY * SY; i++)
-                    #pragma unroll
-                    for (int j = 0; j < MRX * SX; j++) acc[i][j] = (vec)(0.0f);
+                for (int j = 0; j < MRX * SX; j++) acc[i][j] = (vec)(0.0f);
+            #pragma unroll
+            for (int r = 0; r < MRY + REACH_Y - 1; r++) {
                 #pragma unroll
-                for (int r = 0; r < MRY + REACH_Y - 1; r++) {
+                for (int k = 0; k < MRX + REACH_X - 1; k++) {
+                    const vec value = LOAD(corner + r * dv.z + k * dv.w);
                     #pragma unroll
-                    for (int k = 0; k < MRX + REACH_X - 1; k++) {
-                        const vec value = LOAD(corner + r * dv.z + k * dv.w);
+                    for (int i = 0; i < MRY * SY; i++)
                         #pragma unroll
-                        for (int i = 0; i < MRY * SY; i++)
-                            #pragma unroll
-                            for (int j = 0; j < MRX * SX; j++) {
-                                const int kh = i - (r - REACH_Y + 1) * SY, kw = j - (k - REACH_X + 1) * SX;
-                                if (kh >= 0 && kh < KH && kw >= 0 && kw < KW)
-                                    acc[i][j] += value * taps[kh][kw];
-                            }
-                    }
-                }
-                #pragma unroll
-                for (int i = 0; i < MRY * SY; i++)
-                    #pragma unroll
-                    for (int j = 0; j < MRX * SX; j++)
-                        if (h + i >= h_first && h + i < size.x && w + j >= w_first && w + j < size.y) {
-                            GLOBAL_OUT target = out + i * xv.z + j * xv.w;
-                            STORE(target) = accumulate ? LOAD(target) + acc[i][j] : acc[i][j];
+                        for (int j = 0; j < MRX * SX; j++) {
+                            const int kh = i - (r - REACH_Y + 1) * SY, kw = j - (k - REACH_X + 1) * SX;
+                            if (kh >= 0 && kh < KH && kw >= 0 && kw < KW)
+                                acc[i][j] += value * taps[kh][kw];
                         }
+                }
             }
+            #pragma unroll
+            for (int i = 0; i < MRY * SY; i++)
+                #pragma unroll
+                for (int j = 0; j < MRX * SX; j++)
+                    if (h + i >= h_first && h + i < size.x && w + j >= w_first && w + j < size.y) {
+                        GLOBAL_OUT target = out + i * xv.z + j * xv.w;
+                        STORE(target) = accumulate ? LOAD(target) + acc[i][j] : acc[i][j];
+                    }
         }
     }
 }
 
-// MRX divides the pixels of a row.   size: H, W of dy, rows (n and h together) per part, channels of a panel.
-// pv: offset of the partial sums, floats from one part to the next, padded C, rows in all.
-// block: rows whose x and dy stay in the cache while all channels of the panel pass over them.
-KERNEL(depthwise_backward_weight_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT partial, const int4 xv,
-                                      const int4 dv, const int4 size, const int4 pv, const int block)
+// What a tile of dy adds to the sums; what lies before row `first` or pixel `skip` of it was added before.
+static inline void add_tile(vec acc[KH][KW], GLOBAL_IN x, GLOBAL_IN dy, const int4 xv, const int4 dv, int first,
+                            int skip)
 {
 #pragma OPENCL FP_CONTRACT ON
+    vec gradient[MRY][MRX];
+    #pragma unroll
+    for (int i = 0; i < MRY; i++)
+        #pragma unroll
+        for (int j = 0; j < MRX; j++)
+            gradient[i][j] = i >= first && j >= skip ? LOAD(dy + i * dv.z + j * dv.w) : (vec)(0.0f);
+    #pragma unroll
+    for (int r = 0; r < (MRY - 1) * SY + KH; r++)
+        #pragma unroll
+        for (int k = 0; k < (MRX - 1) * SX + KW; k++) {
+            const vec value = LOAD(x + r * xv.z + k * xv.w);
+            #pragma unroll
+            for (int i = 0; i < MRY; i++)
+                #pragma unroll
+                for (int j = 0; j < MRX; j++)
+                    if (r >= i * SY && r < i * SY + KH && k >= j * SX && k < j * SX + KW)
+                        acc[r - i * SY][k - j * SX] += value * gradient[i][j];
+        }
+}
+
+// size: H, W of dy.   pv: offset of the partial sums, floats from one part to the next, padded C.
+KERNEL(depthwise_backward_weight_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT partial, const int4 xv,
+                                      const int4 dv, const int2 size, const int4 cut, const int4 pv)
+{
     SHARED_LANES
-    const int panel = size.w, c0 = GROUP(0) * panel;
+    const int panel = cut.w, c0 = GROUP(1) * panel;
     LANES_OF_PANEL
-    const int first = GROUP(1) * size.z, end = MIN_OF(first + size.z, pv.w);
-    for (int start = first; start < end; start += block) {
-        const int stop = MIN_OF(start + block, end);
-        FOR_EACH_CHANNEL {
-            GLOBAL_OUT target = partial + pv.x + GROUP(1) * pv.y + c0 + c;
+    GLOBAL_OUT target = partial + pv.x + GROUP(0) * pv.y + c0;
+#if LANES == 1
+    FOR_EACH_BLOCK {
+        const int n = block / cut.y, h_start = block % cut.y * MRY, h = MIN_OF(h_start, size.x - MRY);
+        FOR_EACH_TILE(w_start, size.y) {
+            const int w = MIN_OF(w_start, size.y - MRX);
+            GLOBAL_IN a = x + xv.x + n * xv.y + h * SY * xv.z + w * SX * xv.w + c0 + c;
+            GLOBAL_IN d = dy + dv.x + n * dv.y + h * dv.z + w * dv.w + c0 + c;
             vec acc[KH][KW];
             #pragma unroll
             for (int i = 0; i < KH; i++)
                 #pragma unroll
-                for (int j = 0; j < KW; j++) acc[i][j] = (vec)(0.0f);
-            for (int row = start; row < stop; row++) {
-                const int n = row / size.x, h = row % size.x;
-                GLOBAL_IN a = x + xv.x + n * xv.y + h * SY * xv.z + turn * MRX * SX * xv.w + c0 + c;
-                GLOBAL_IN d = dy + dv.x + n * dv.y + h * dv.z + turn * MRX * dv.w + c0 + c;
-                for (int w = turn * MRX; w < size.y;
-                     w += turns * MRX, a += turns * MRX * SX * xv.w, d += turns * MRX * dv.w) {
-                    vec gradient[MRX];
-                    #pragma unroll
-                    for (int j = 0; j < MRX; j++) gradient[j] = LOAD(d + j * dv.w);
-                    #pragma unroll
-                    for (int r = 0; r < KH; r++)
-                        #pragma unroll
-                        for (int k = 0; k < (MRX - 1) * SX + KW; k++) {
-                            const vec value = LOAD(a + r * xv.z + k * xv.w);
-                            #pragma unroll
-                            for (int j = 0; j < MRX; j++)
-                                if (k >= j * SX && k < j * SX + KW) acc[r][k - j * SX] += value * gradient[j];
-                        }
-                }
-            }
+                for (int j = 0; j < KW; j++)
+                    acc[i][j] = block == first && w_start == 0 ? (vec)(0.0f) : LOAD(target + (i * KW + j) * pv.z + c);
+            add_tile(acc, a, d, xv, dv, h_start - h, w_start - w);
             #pragma unroll
             for (int i = 0; i < KH; i++)
                 #pragma unroll
-                for (int j = 0; j < KW; j++) {
-                    GLOBAL_OUT sum = target + (i * KW + j) * pv.z;
-                    const vec total = lane_sum(acc[i][j], span);
-                    if (turn == 0) STORE(sum) = start == first ? total : LOAD(sum) + total;
-                }
+                for (int j = 0; j < KW; j++) STORE(target + (i * KW + j) * pv.z + c) = acc[i][j];
         }
     }
+#else
+    FOR_EACH_CHANNEL {
+        vec acc[KH][KW];
+        #pragma unroll
+        for (int i = 0; i < KH; i++)
+            #pragma unroll
+            for (int j = 0; j < KW; j++) acc[i][j] = (vec)(0.0f);
+        FOR_EACH_BLOCK {
+            const int n = block / cut.y, h_start = block % cut.y * MRY, h = MIN_OF(h_start, size.x - MRY);
+            FOR_EACH_PLACE(w_start, size.y) {
+                const int w = MIN_OF(w_start, size.y - MRX);
+                GLOBAL_IN a = x + xv.x + n * xv.y + h * SY * xv.z + w * SX * xv.w + c0 + c;
+                GLOBAL_IN d = dy + dv.x + n * dv.y + h * dv.z + w * dv.w + c0 + c;
+                add_tile(acc, a, d, xv, dv, h_start - h, w_start - w);
+            }
+        }
+        #pragma unroll
+        for (int i = 0; i < KH; i++)
+            #pragma unroll
+            for (int j = 0; j < KW; j++) {
+                const vec total = lane_sum(acc[i][j], span);
+                if (turn == 0) STORE(target + (i * KW + j) * pv.z + c) = total;
+            }
+    }
+#endif
 }
 
 #else
@@ -259,25 +290,25 @@ KERNEL(depthwise_backward_input_any_f32)(GROUPS GLOBAL_IN dy, GLOBAL_IN weight, 
     }
 }
 
-// Group: panel of channels, part of the rows, place in the window.
+// Group: part of the rows, panel of channels, place in the window.
 KERNEL(depthwise_backward_weight_any_f32)(GROUPS GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT partial, const int4 xv,
-                                          const int4 dv, const int4 size, const int4 pv, const int4 window)
+                                          const int4 dv, const int2 size, const int4 cut, const int4 pv,
+                                          const int4 window)
 {
 #pragma OPENCL FP_CONTRACT ON
     SHARED_LANES
-    const int panel = size.w, c0 = GROUP(0) * panel, tap = GROUP(2);
+    const int panel = cut.w, c0 = GROUP(1) * panel, tap = GROUP(2);
     LANES_OF_PANEL
-    const int first = GROUP(1) * size.z, end = MIN_OF(first + size.z, pv.w);
     FOR_EACH_CHANNEL {
         vec total = (vec)(0.0f);
-        for (int row = first; row < end; row++) {
-            const int n = row / size.x, h = row % size.x;
-            GLOBAL_IN a = x + xv.x + n * xv.y + (h * window.z + tap / window.y) * xv.z + tap % window.y * xv.w + c0 + c;
+        FOR_EACH_BLOCK {
+            const int n = block / cut.y, h = block % cut.y, row = h * window.z + tap / window.y;
+            GLOBAL_IN a = x + xv.x + n * xv.y + row * xv.z + tap % window.y * xv.w + c0 + c;
             GLOBAL_IN d = dy + dv.x + n * dv.y + h * dv.z + c0 + c;
             for (int w = turn; w < size.y; w += turns) total += LOAD(a + w * window.w * xv.w) * LOAD(d + w * dv.w);
         }
         total = lane_sum(total, span);
-        if (turn == 0) STORE(partial + pv.x + GROUP(1) * pv.y + tap * pv.z + c0 + c) = total;
+        if (turn == 0) STORE(partial + pv.x + GROUP(0) * pv.y + tap * pv.z + c0 + c) = total;
     }
 }
 #endif

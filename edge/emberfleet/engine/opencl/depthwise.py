@@ -9,22 +9,18 @@ from emberfleet.core.graph import Padding
 from emberfleet.engine.opencl.conv2d import Epilogue, Weight, Window, check_window
 from emberfleet.engine.opencl.layout import Place, View
 from emberfleet.engine.opencl.limits import LANE_REGISTERS
-from emberfleet.engine.opencl.program import ARENA, FLOAT_BYTES, Counted, Program
+from emberfleet.engine.opencl.program import ARENA, Counted, Program
 
 SOURCE = "depthwise"
 
 MOST_TAPS, MOST_STRIDE = 64, 3
 """Windows and strides beyond these are computed by the naive kernels: unrolled they would be too long."""
 
-SUMS = {32: 14, 16: 6, LANE_REGISTERS: 4}
+SUMS = {32: 8, 16: 4, LANE_REGISTERS: 4}
 """Sums of a tile at most, by the vector registers: window, neighbours and sums share them."""
 
-MOST_ACROSS = 8
+MOST_ACROSS = 4
 """Pixels side by side in a tile at most."""
-
-BLOCK_BYTES = 1 << 18
-"""What the gradient of the weight reads of x and dy before it comes back to the same rows for the next
-channels: a good part of the second cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +131,9 @@ def backward_input(
     )
 
 
-def weight_parts(program: Program, dy: View) -> int:
+def weight_parts(program: Program, dy: View, window: Window) -> int:
     """Into how many partial sums `backward_weight` cuts the gradient of the weights."""
-    return _cut_weight(program, dy)[2]
+    return _cut_weight(program, dy, _tile(program, window, dy.height, dy.width))[0]
 
 
 def backward_weight(program: Program, x: View, dy: View, window: Window, target: tuple[int, int]) -> None:
@@ -150,28 +146,20 @@ def backward_weight(program: Program, x: View, dy: View, window: Window, target:
         window: Of the forward convolution.
         target: Offset of the first partial sum, floats from one to the next.
     """
-    panel, rows_per_part, parts = _cut_weight(program, dy)
-    panels, rows = dy.padded_channels // panel, dy.batch * dy.height
-    tile = None
-    if _unrolled(window):
-        across = max(n for n in range(1, _sums(program) + 1) if dy.width % n == 0 and n <= MOST_ACROSS)
-        tile = DepthwiseTile(*window.kernel, *window.stride, across, 1, program.vector)
-    row_bytes = FLOAT_BYTES * panel * (x.width * window.stride[0] + dy.width)
-    lanes = program.device.lanes
-    block = rows if lanes > 1 else max(1, BLOCK_BYTES // row_bytes)
+    tile = _tile(program, window, dy.height, dy.width)
+    parts, cut = _cut_weight(program, dy, tile)
+    panels, taps = dy.padded_channels // cut[3], math.prod(window.kernel)
     program.emit(
         SOURCE,
         "depthwise_backward_weight_f32" if tile else "depthwise_backward_weight_any_f32",
-        (panels, parts) if tile else (panels, parts, math.prod(window.kernel)),
+        (parts, panels) if tile else (parts, panels, taps),
         *(ARENA, ARENA, "gradients", _stored(x, -window.up, -window.left), dy),
-        (dy.height, dy.width, rows_per_part, panel),
-        (*target, dy.padded_channels, rows),
-        block if tile else (*window.kernel, *window.stride),
+        (dy.height, dy.width),
+        cut,
+        (*target, dy.padded_channels, 0),
+        *(() if tile else ((*window.kernel, *window.stride),)),
         options=tile,
-        work=Counted(
-            2 * math.prod(window.kernel) * dy.size,
-            x.size + dy.size + parts * math.prod(window.kernel) * dy.padded_channels,
-        ),
+        work=Counted(2 * taps * dy.size, x.size + dy.size + parts * taps * dy.padded_channels),
     )
 
 
@@ -226,7 +214,7 @@ def _tile(program: Program, window: Window, rows: int, columns: int, spread: int
         waste = across * -(-columns // across) / columns * down * -(-rows // down) / rows
         reads = ((across - 1) * window.stride[1] + window.kernel[1]) / across
         reads *= ((down - 1) * window.stride[0] + window.kernel[0]) / down
-        return waste * (math.prod(window.kernel) + reads), -across * down
+        return waste * (math.prod(window.kernel) + 2.0 * reads), -across * down
 
     shapes = [
         (across, down)
@@ -250,14 +238,18 @@ def _cut(program: Program, batch: int, blocks: int, view: View) -> tuple[int, tu
     return panels, (each, blocks, everything, vectors // panels * program.vector)
 
 
-def _cut_weight(program: Program, dy: View) -> tuple[int, int, int]:
-    """Channels of a panel, rows of a part, parts: panels first, since parts leave sums to add up."""
+def _cut_weight(
+    program: Program, dy: View, tile: DepthwiseTile | None
+) -> tuple[int, tuple[int, int, int, int]]:
+    """Parts of the rows, and the same as `_cut`: few parts, since each leaves sums to add up."""
     device, vectors = program.device, dy.padded_channels // program.vector
-    rows, span = dy.batch * dy.height, device.span(vectors)
-    wanted = device.summing_groups
-    panels = max(n for n in range(1, vectors // span + 1) if vectors % (n * span) == 0 and n <= wanted)
-    each = -(-rows // min(rows, -(-wanted // panels)))
-    return vectors // panels * program.vector, each, -(-rows // each)
+    blocks = -(-dy.height // (tile.mry if tile else 1))
+    everything, span, wanted = dy.batch * blocks, device.span(vectors), device.summing_groups
+    panels = max(
+        n for n in range(1, vectors // span + 1) if vectors % (n * span) == 0 and n <= max(1, wanted // 2)
+    )
+    each = -(-everything // min(everything, -(-wanted // panels)))
+    return -(-everything // each), (each, blocks, everything, vectors // panels * program.vector)
 
 
 def _stored(view: View, down: int, across: int) -> Place:

@@ -121,7 +121,7 @@ class TrainingStep:
             if weight in parts:
                 x, dy = self.values.view(unit.inputs[0]), gradients.view(unit.output)
                 if isinstance(node, DepthwiseConv2D):
-                    parts[weight] = depthwise.weight_parts(self.program, dy)
+                    parts[weight] = depthwise.weight_parts(self.program, dy, window_of(node))
                 else:
                     parts[weight] = conv2d.weight_parts(self.program, x, dy, window_of(node))
             if bias in parts:
