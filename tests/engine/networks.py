@@ -21,7 +21,7 @@ from emberfleet.core.graph import (
     Reshape,
     Softmax,
 )
-from tests.core.networks import bypass_network
+from tests.core.networks import bypass_network, mobile_network
 
 
 def tangled_network() -> Graph:
@@ -94,6 +94,9 @@ NETWORKS: Mapping[str, Graph] = {
     "shared pools": shared_pool_network(),
     "positions": bypass_network(positions=3, classes=4, side=7),
 }
+
+MOBILE_NETWORKS: Mapping[str, Graph] = {"mobile": mobile_network()}
+"""Those with depthwise convolutions, clipped ReLUs and average pools."""
 
 
 def double_tensors(graph: Graph, seed: int = 0) -> dict[str, Float64]:

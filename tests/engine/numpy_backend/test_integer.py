@@ -6,25 +6,42 @@ from itertools import product
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from emberfleet.core.arrays import Int8
 from emberfleet.core.errors import ShapeError
-from emberfleet.core.graph import Add, Conv2D, GlobalAveragePool, Graph, Input, MaxPool, Relu, Reshape
+from emberfleet.core.graph import (
+    Add,
+    AveragePool,
+    ClippedRelu,
+    Conv2D,
+    DepthwiseConv2D,
+    GlobalAveragePool,
+    Graph,
+    Input,
+    MaxPool,
+    Padding,
+    Relu,
+    Reshape,
+)
 from emberfleet.core.integer import (
     ADD_LEFT_SHIFT,
     IntegerAdd,
     IntegerAveragePool,
     IntegerConcat,
     IntegerConv,
+    IntegerDepthwiseConv,
     IntegerMaxPool,
     IntegerNetwork,
     IntegerRelu,
+    IntegerWindowAveragePool,
     output_limits,
     quantize,
 )
 from emberfleet.engine.numpy_backend import integer
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
-from tests.core.networks import bypass_network, random_tensors
+from tests.core.networks import bypass_network, mobile_network, random_tensors
 
 
 def strided_network() -> Graph:
@@ -45,7 +62,7 @@ def strided_network() -> Graph:
     )
 
 
-NETWORKS = {"fire with bypass": bypass_network(), "strides": strided_network()}
+NETWORKS = {"fire with bypass": bypass_network(), "strides": strided_network(), "mobile": mobile_network()}
 
 
 def half_away(value: Fraction) -> int:
@@ -86,6 +103,27 @@ def plain_run(network: IntegerNetwork, q: Int8) -> Int8:
                         acc += (int(x[p, q_, c]) - points[0]) * int(op.weights[o, i, j, c])
                 scaled = fixed_point(acc, int(op.multiplier[o]), int(op.shift[o]))
                 y[h, w, o] = clip(scaled + out.params.zero_point, low, high)
+        elif isinstance(op, IntegerDepthwiseConv):
+            low, high = output_limits(op, out.params)
+            for h, w, o in np.ndindex(*out.shape):
+                acc = int(op.bias[o])
+                for i, j in np.ndindex(*op.weights.shape[1:3]):
+                    p, q_ = h * op.stride[0] + i - op.padding[0], w * op.stride[1] + j - op.padding[1]
+                    if 0 <= p < x.shape[0] and 0 <= q_ < x.shape[1]:
+                        value = int(x[p, q_, o // op.depth_multiplier]) - points[0]
+                        acc += value * int(op.weights[o, i, j, 0])
+                scaled = fixed_point(acc, int(op.multiplier[o]), int(op.shift[o]))
+                y[h, w, o] = clip(scaled + out.params.zero_point, low, high)
+        elif isinstance(op, IntegerWindowAveragePool):
+            for h, w, c in np.ndindex(*out.shape):
+                top, left = h * op.stride[0] - op.padding[0], w * op.stride[1] - op.padding[1]
+                rows, columns = range(top, top + op.kernel[0]), range(left, left + op.kernel[1])
+                inside = [
+                    int(x[p, q_, c])
+                    for p, q_ in product(rows, columns)
+                    if 0 <= p < x.shape[0] and 0 <= q_ < x.shape[1]
+                ]
+                y[h, w, c] = half_away(Fraction(sum(inside), len(inside)))
         elif isinstance(op, IntegerMaxPool):
             for h, w, c in np.ndindex(*out.shape):
                 y[h, w, c] = max(
@@ -175,3 +213,60 @@ def test_images_of_another_shape_or_type_are_refused() -> None:
         predictor.run_integer(np.zeros((1, 9, 9, 2), np.uint8))
     with pytest.raises(ShapeError, match=r"expected \(n, 9, 9, 2\)"):
         predictor.run_integer(np.zeros((1, 9, 2), np.int8))
+
+
+@given(
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    channels=st.integers(1, 4),
+    depth_multiplier=st.integers(1, 3),
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    padding=st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)),
+    seed=st.integers(0, 1000),
+)
+def test_depthwise_and_window_pooling_are_exact_in_every_shape(
+    size: tuple[int, int],
+    channels: int,
+    depth_multiplier: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: Padding,
+    seed: int,
+) -> None:
+    top, left, bottom, right = padding
+    assume(size[0] + top + bottom >= kernel[0] and size[1] + left + right >= kernel[1])
+    pooled = tuple(min(pad, side - 1) for pad, side in zip(padding, kernel * 2, strict=True))
+    assume(size[0] + pooled[0] + pooled[2] >= kernel[0] and size[1] + pooled[1] + pooled[3] >= kernel[1])
+    graph = Graph(
+        (
+            Input("input", (), (*size, channels)),
+            AveragePool("pool", ("input",), kernel, (1, 1), (pooled[0], pooled[1], pooled[2], pooled[3])),
+            DepthwiseConv2D("one", ("pool",), 1, (1, 1)),
+            DepthwiseConv2D("depthwise", ("input",), depth_multiplier, kernel, stride, padding),
+            ClippedRelu("clipped", ("depthwise",), 2.0),
+            GlobalAveragePool("a", ("one",)),
+            Conv2D("narrow", ("clipped",), channels),
+            GlobalAveragePool("b", ("narrow",)),
+            Add("sum", ("a", "b")),
+        )
+    )
+    network = quantize(graph, random_tensors(graph, seed))
+    q = np.random.default_rng(seed).integers(-128, 128, (1, *size, channels)).astype(np.int8)
+    found = NumpyBackend().integer_predictor(network, 1).run_integer(q)
+    np.testing.assert_array_equal(found[0], plain_run(network, q[0]))
+
+
+def test_large_depthwise_kernels_are_summed_exactly() -> None:
+    graph = Graph(
+        (
+            Input("input", (), (25, 25, 1)),
+            DepthwiseConv2D("d", ("input",), 1, (25, 25)),
+            Reshape("flat", ("d",), (1,)),
+        )
+    )
+    (op,) = (op for op in quantize(graph, random_tensors(graph)).ops if isinstance(op, IntegerDepthwiseConv))
+    op.weights[:] = 127
+    op.weights[0, 0, 0] = 126
+    x = np.full((1, 25, 25, 1), 127, np.int8)
+    found = integer.convolve_depthwise(op, x, -128)
+    assert found.ravel().tolist() == [255 * (127 * 625 - 1) + int(op.bias[0])]

@@ -7,12 +7,15 @@ from emberfleet.core.arrays import Float64
 from emberfleet.core.graph import Padding
 from emberfleet.engine.numpy_backend.conv import Window
 from emberfleet.engine.numpy_backend.pool import (
+    average_pool_backward,
+    average_pool_forward,
     code_type,
     global_average_pool_backward,
     global_average_pool_forward,
     max_pool_backward,
     max_pool_forward,
     max_pool_winners,
+    pixels_inside,
     winner_places,
 )
 from tests.engine.tolerance import assert_close
@@ -79,6 +82,30 @@ def test_a_nan_leaves_the_gradient_of_other_images_alone(padding: Padding) -> No
     max_pool_backward(np.ones_like(y), codes, winner_places(window, shape[1:]), dx, add=False)
     assert np.isnan(y[0]).all()
     assert dx[1].sum() == y[1].size
+
+
+@pytest.mark.parametrize(("shape", "window"), CASES)
+def test_average_pooling_counts_only_the_pixels_inside(shape: tuple[int, ...], window: Window) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=shape)
+    dy = rng.normal(size=(*window.output(shape), shape[3]))
+    expected, dx_expected = np.zeros_like(dy), np.zeros_like(x)
+    for n, h, w, c in np.ndindex(*dy.shape):
+        top, left = h * window.stride[0] - window.padding[0], w * window.stride[1] - window.padding[1]
+        rows = slice(max(top, 0), top + window.kernel[0])
+        columns = slice(max(left, 0), left + window.kernel[1])
+        inside = x[n, rows, columns, c]
+        expected[n, h, w, c] = inside.mean()
+        dx_expected[n, rows, columns, c] += dy[n, h, w, c] / inside.size
+    taps, counts = window.taps((shape[1], shape[2])), pixels_inside(window, shape[1:]).astype(np.float64)
+    y = np.full_like(dy, np.nan)
+    average_pool_forward(x, taps, counts, y)
+    assert_close(y, expected, window.kernel[0] * window.kernel[1], np.float64)
+    dx = np.full_like(x, np.nan)
+    average_pool_backward(dy.copy(), taps, counts, dx, add=False)
+    assert_close(dx, dx_expected, window.kernel[0] * window.kernel[1], np.float64)
+    average_pool_backward(dy.copy(), taps, counts, dx, add=True)
+    assert_close(dx, 2.0 * dx_expected, 2 * window.kernel[0] * window.kernel[1], np.float64)
 
 
 def test_global_average_pooling_spreads_its_gradient_evenly() -> None:

@@ -14,11 +14,13 @@ from emberfleet.engine.numpy_backend.activations import activations
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.optimizers import Sgd
 from tests.core.networks import bypass_network, random_tensors
-from tests.engine.networks import NETWORKS, double_tensors, random_batch, single_tensors
+from tests.engine.networks import MOBILE_NETWORKS, NETWORKS, double_tensors, random_batch, single_tensors
 from tests.engine.tolerance import assert_close
 
+ALL = {**NETWORKS, **MOBILE_NETWORKS}
 
-@pytest.mark.parametrize("graph", NETWORKS.values(), ids=NETWORKS)
+
+@pytest.mark.parametrize("graph", ALL.values(), ids=ALL)
 def test_the_predictor_computes_what_the_plain_walk_over_the_graph_does(graph: Graph) -> None:
     x, _ = random_batch(graph, 7)
     tensors = single_tensors(graph)

@@ -16,9 +16,10 @@ from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.numpy_backend.trainer import NumpyTrainer
 from emberfleet.engine.optimizers import Sgd
 from emberfleet.train.models import small_squeezenet, squeezenet_1_1
-from tests.engine.networks import NETWORKS, random_batch, single_tensors
+from tests.engine.networks import MOBILE_NETWORKS, NETWORKS, random_batch, single_tensors
 
 BATCH = 3
+ALL = {**NETWORKS, **MOBILE_NETWORKS}
 MODELS: Mapping[str, Graph] = {
     "small": small_squeezenet(28, 1, 10),
     "bypass and dropout": small_squeezenet(28, 1, 10, bypass=True, dropout=0.4),
@@ -71,9 +72,9 @@ def everything_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("everything_twice")
 @pytest.mark.parametrize("quantized", [False, True], ids=["float", "quantized"])
-@pytest.mark.parametrize("name", [*NETWORKS, *MODELS])
+@pytest.mark.parametrize("name", [*ALL, *MODELS])
 def test_training_keeps_every_bit_when_all_is_computed_twice(name: str, quantized: bool) -> None:
-    graph = {**NETWORKS, **MODELS}[name]
+    graph = {**ALL, **MODELS}[name]
     spec = TrainingSpec(BATCH, Sgd(momentum=0.9), fake_quantize=quantized, range_momentum=0.5, seed=3)
     twice = loaded(graph, spec, 1)
     overwrites_its_image = name == "shared pools"

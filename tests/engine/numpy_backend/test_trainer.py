@@ -15,10 +15,18 @@ from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.numpy_backend.trainer import NumpyTrainer
 from emberfleet.engine.optimizers import Adadelta, Adagrad, Adam, AdamW, Optimizer, RmsProp, Sgd
 from tests.core.networks import bypass_network, random_tensors
-from tests.engine.networks import NETWORKS, double_tensors, linear_network, random_batch, single_tensors
+from tests.engine.networks import (
+    MOBILE_NETWORKS,
+    NETWORKS,
+    double_tensors,
+    linear_network,
+    random_batch,
+    single_tensors,
+)
 from tests.engine.tolerance import tolerance
 
 BATCH = 4
+ALL = {**NETWORKS, **MOBILE_NETWORKS}
 SUMS = 4000
 """Lengths of all sums on the longest way through one of the test networks, added up."""
 
@@ -49,7 +57,7 @@ def losses(
 
 
 @pytest.mark.parametrize("statistics", [True, False], ids=["batch statistics", "running statistics"])
-@pytest.mark.parametrize("graph", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("graph", ALL.values(), ids=ALL)
 def test_gradients_are_central_differences(graph: Graph, statistics: bool) -> None:
     spec = TrainingSpec(BATCH, Sgd(), batch_statistics=statistics, label_smoothing=0.1, seed=3)
     trainer = make(graph, spec, np.float64)
@@ -65,7 +73,7 @@ def test_gradients_are_central_differences(graph: Graph, statistics: bool) -> No
             assert gradient.reshape(-1)[index] == pytest.approx((up - down) / 2e-6, abs=2e-7), name
 
 
-@pytest.mark.parametrize("graph", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("graph", ALL.values(), ids=ALL)
 def test_float32_gradients_are_those_of_float64(graph: Graph) -> None:
     spec = TrainingSpec(BATCH, Sgd(), seed=3)
     x, labels = random_batch(graph, BATCH)
@@ -260,7 +268,7 @@ def test_wide_ranges_and_fine_steps_give_nearly_the_gradients_of_no_rounding() -
     assert set(plain.tensors()) == set(rounded.tensors())
 
 
-@pytest.mark.parametrize("graph", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("graph", ALL.values(), ids=ALL)
 def test_the_arena_is_close_to_the_fullest_moment_and_far_below_the_sum(graph: Graph) -> None:
     arena = make(graph, TrainingSpec(BATCH, Sgd())).arena
     assert arena.bound_bytes <= arena.size_bytes <= 1.25 * arena.bound_bytes

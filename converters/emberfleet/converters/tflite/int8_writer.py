@@ -11,6 +11,7 @@ import numpy as np
 from emberfleet.converters.tflite.drawing import Drawing, Window
 from emberfleet.converters.tflite.flatbuffer import encode_model
 from emberfleet.converters.tflite.model import TensorType, TfliteModel, TfliteQuantization
+from emberfleet.core.errors import ConversionError
 from emberfleet.core.integer import (
     IntegerAdd,
     IntegerAveragePool,
@@ -69,9 +70,10 @@ def _draw(
         drawing.add((sources[0], sources[1]), output, op.relu)
     elif isinstance(op, IntegerRelu):
         drawing.relu(sources[0], output)
-    else:
-        assert isinstance(op, IntegerReshape)
+    elif isinstance(op, IntegerReshape):
         drawing.reshape(sources[0], output)
+    else:
+        raise ConversionError(f"{type(op).__name__} '{op.output}' has no form in TensorFlow Lite")
 
 
 def _of_tensor(params: QuantParams) -> TfliteQuantization:

@@ -11,9 +11,12 @@ from emberfleet.core.arrays import Float32, Real, Tensors
 from emberfleet.core.errors import ShapeError
 from emberfleet.core.graph import (
     Add,
+    AveragePool,
     BatchNorm,
+    ClippedRelu,
     Concat,
     Conv2D,
+    DepthwiseConv2D,
     GlobalAveragePool,
     Graph,
     Input,
@@ -25,8 +28,14 @@ from emberfleet.core.graph import (
 )
 from emberfleet.engine.batches import check_images
 from emberfleet.engine.numpy_backend.conv import Window, conv2d_forward
+from emberfleet.engine.numpy_backend.depthwise import depthwise_conv2d
 from emberfleet.engine.numpy_backend.loss import softmax
-from emberfleet.engine.numpy_backend.pool import global_average_pool_forward, max_pool_forward
+from emberfleet.engine.numpy_backend.pool import (
+    average_pool_forward,
+    global_average_pool_forward,
+    max_pool_forward,
+    pixels_inside,
+)
 from emberfleet.engine.numpy_backend.threads import Threads
 
 Alter: TypeAlias = Callable[[str, Real], Real]
@@ -93,6 +102,9 @@ def _forward(graph: Graph, node: Node, values: dict[str, Real], tensors: Tensors
         case Conv2D():
             bias = tensors[f"{node.name}/bias"] if node.bias else None
             return conv2d_forward(x, tensors[f"{node.name}/weight"], bias, Window.of(node))
+        case DepthwiseConv2D():
+            found = depthwise_conv2d(x, tensors[f"{node.name}/weight"], Window.of(node))
+            return found + tensors[f"{node.name}/bias"] if node.bias else found
         case BatchNorm():
             factor = tensors[f"{node.name}/gamma"] / np.sqrt(tensors[f"{node.name}/variance"] + node.epsilon)
             offset = tensors[f"{node.name}/beta"] - tensors[f"{node.name}/mean"] * factor
@@ -101,16 +113,22 @@ def _forward(graph: Graph, node: Node, values: dict[str, Real], tensors: Tensors
         case Relu():
             positive: Real = np.maximum(x, 0)
             return positive
+        case ClippedRelu():
+            return np.clip(x, 0, x.dtype.type(node.ceiling))
         case Add():
             return x + values[node.inputs[1]]
         case Concat():
             return np.concatenate([values[name] for name in node.inputs], axis=-1)
         case Reshape():
             return x.reshape(shape)
-        case MaxPool() | GlobalAveragePool() | Softmax():
+        case MaxPool() | AveragePool() | GlobalAveragePool() | Softmax():
             out: Real = np.empty(shape, x.dtype)
             if isinstance(node, MaxPool):
                 max_pool_forward(x, Window.of(node).taps(x.shape[1:3]), out)
+            elif isinstance(node, AveragePool):
+                window = Window.of(node)
+                taps, counts = window.taps(x.shape[1:3]), pixels_inside(window, x.shape[1:])
+                average_pool_forward(x, taps, counts.astype(x.dtype), out)
             elif isinstance(node, Softmax):
                 softmax(x, out)
             else:

@@ -16,7 +16,7 @@ from typing import TypeVar, cast
 import numpy as np
 
 from emberfleet.core.arrays import Array, Real
-from emberfleet.core.graph import Conv2D, MaxPool, Padding
+from emberfleet.core.graph import AveragePool, Conv2D, DepthwiseConv2D, MaxPool, Padding
 
 ArrayT = TypeVar("ArrayT", bound=Array)
 
@@ -30,7 +30,7 @@ class Window:
     padding: Padding = (0, 0, 0, 0)
 
     @staticmethod
-    def of(node: Conv2D | MaxPool) -> Window:
+    def of(node: Conv2D | DepthwiseConv2D | MaxPool | AveragePool) -> Window:
         """The window of a graph's node."""
         return Window(node.kernel, node.stride, node.padding)
 

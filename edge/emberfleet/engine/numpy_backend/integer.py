@@ -19,16 +19,20 @@ from emberfleet.core.integer import (
     IntegerAveragePool,
     IntegerConcat,
     IntegerConv,
+    IntegerDepthwiseConv,
     IntegerMaxPool,
     IntegerNetwork,
     IntegerOp,
     IntegerRelu,
     IntegerReshape,
+    IntegerWindowAveragePool,
     output_limits,
 )
 from emberfleet.core.quantization import multiply_by_quantized_multiplier, requantize
 from emberfleet.engine.batches import check_codes
 from emberfleet.engine.numpy_backend.conv import Window, gather_rows
+from emberfleet.engine.numpy_backend.depthwise import depthwise_conv2d
+from emberfleet.engine.numpy_backend.pool import pixels_inside
 from emberfleet.engine.numpy_backend.threads import Threads
 
 EXACT_FLOAT32 = 1 << 24
@@ -95,10 +99,16 @@ class NumpyIntegerPredictor:
                 low, high = output_limits(op, out.params)
                 acc = convolve(op, self._kernels[op.output], x, tensors[op.input].params.zero_point)
                 return requantize(acc, op.multiplier, op.shift, out.params.zero_point, low, high)
+            case IntegerDepthwiseConv():
+                low, high = output_limits(op, out.params)
+                acc = convolve_depthwise(op, x, tensors[op.input].params.zero_point)
+                return requantize(acc, op.multiplier, op.shift, out.params.zero_point, low, high)
             case IntegerMaxPool():
                 return max_pool(x, Window(op.kernel, op.stride, op.padding))
             case IntegerAveragePool():
                 return average_pool(x)
+            case IntegerWindowAveragePool():
+                return window_average_pool(x, Window(op.kernel, op.stride, op.padding))
             case IntegerConcat():
                 return np.concatenate(inputs, axis=-1)
             case IntegerAdd():
@@ -131,6 +141,20 @@ def convolve(op: IntegerConv, kernel: _Kernel, x: Int8, zero_point: int) -> Int3
     return acc.astype(np.int32).reshape(*window.output(x.shape), len(op.weights))
 
 
+def convolve_depthwise(op: IntegerDepthwiseConv, x: Int8, zero_point: int) -> Int32:
+    """``bias[o] + sum of (x - zero_point) * weights[o]`` in int32, exactly: ``(N, H', W', O)``.
+
+    The products of at most 255 x 127 are summed in float32 while it holds every sum, else in float64.
+    """
+    kernel = (op.weights.shape[1], op.weights.shape[2])
+    exact = kernel[0] * kernel[1] * 255 * 127 < EXACT_FLOAT32
+    kind = np.float32 if exact else np.float64
+    centred: Real = (x.astype(np.int16) - np.int16(zero_point)).astype(kind)
+    weights: Real = op.weights.astype(kind)
+    sums = depthwise_conv2d(centred, weights, Window(kernel, op.stride, op.padding))
+    return (sums.astype(np.int64) + op.bias).astype(np.int32)
+
+
 def max_pool(x: Int8, window: Window) -> Int8:
     """Largest value of each window; padding never wins."""
     out = np.full((*window.output(x.shape), x.shape[-1]), -128, np.int8)
@@ -138,6 +162,16 @@ def max_pool(x: Int8, window: Window) -> Int8:
         place = out[:, target[0], target[1]]
         np.maximum(place, x[:, source[0], source[1]], out=place)
     return out
+
+
+def window_average_pool(x: Int8, window: Window) -> Int8:
+    """Mean of the pixels in each window, halves away from zero; padding does not count."""
+    total = np.zeros((*window.output(x.shape), x.shape[-1]), np.int32)
+    for source, target in window.taps((x.shape[1], x.shape[2])):
+        total[:, target[0], target[1]] += x[:, source[0], source[1]]
+    counts = pixels_inside(window, x.shape[1:]).astype(np.int32)
+    mean: Int32 = np.sign(total) * ((np.abs(total) + counts // 2) // counts)
+    return mean.astype(np.int8)
 
 
 def average_pool(x: Int8) -> Int8:

@@ -13,7 +13,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from emberfleet.core.graph import BatchNorm, Concat, Dropout, Graph, Node, Relu, Reshape, Softmax
+from emberfleet.core.graph import (
+    BatchNorm,
+    ClippedRelu,
+    Concat,
+    Dropout,
+    Graph,
+    Node,
+    Relu,
+    Reshape,
+    Softmax,
+)
 from emberfleet.engine.numpy_backend.workspace import Slot, Workspace
 from emberfleet.engine.ops import OPS
 
@@ -58,7 +68,7 @@ def place_values(graph: Graph, batch: int, workspace: Workspace, training: bool)
 
 
 def _in_place(node: Node, training: bool) -> bool:
-    return isinstance(node, Relu) or (not training and isinstance(node, (BatchNorm, Softmax)))
+    return isinstance(node, (Relu, ClippedRelu)) or (not training and isinstance(node, (BatchNorm, Softmax)))
 
 
 def overwritable(graph: Graph, name: str, training: bool) -> bool:

@@ -1,4 +1,4 @@
-"""Max pooling and global average pooling on ``(N, H, W, C)`` images.
+"""Max and average pooling on ``(N, H, W, C)`` images.
 
 Max pooling remembers, per output, which tap won: the code is ``taps - place`` in one byte (two
 for kernels beyond 255 pixels), so that the first maximum has the largest code and, of equal
@@ -76,6 +76,34 @@ def max_pool_backward(dy: Real, codes: Array, places: tuple[Index, Index], dx: R
             dx_n += total
         else:
             dx_n[...] = total
+
+
+def pixels_inside(window: Window, shape: tuple[int, ...]) -> Real:
+    """How many pixels of an ``(H, W, C)`` image each window holds, padding left out: ``(H', W', 1)``."""
+    _, rows, columns = window.output((1, *shape))
+    counts = np.zeros((rows, columns, 1), np.float32)
+    for _, target in window.taps((shape[0], shape[1])):
+        counts[target] += 1
+    return counts
+
+
+def average_pool_forward(x: Real, taps: Taps, counts: Real, out: Real) -> None:
+    """Mean of each window; `counts` by `pixels_inside`."""
+    out.fill(0)
+    for source, target in taps:
+        place = out[:, target[0], target[1]]
+        place += x[:, source[0], source[1]]
+    np.divide(out, counts, out=out)
+
+
+def average_pool_backward(dy: Real, taps: Taps, counts: Real, dx: Real, add: bool) -> None:
+    """Give each pixel its share of the gradients of the windows that hold it; `dy` is used up."""
+    np.divide(dy, counts, out=dy)
+    if not add:
+        dx.fill(0)
+    for source, target in taps:
+        place = dx[:, source[0], source[1]]
+        place += dy[:, target[0], target[1]]
 
 
 def global_average_pool_forward(x: Real, out: Real) -> None:

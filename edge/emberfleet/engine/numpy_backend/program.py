@@ -13,9 +13,12 @@ from emberfleet.core.arrays import Real
 from emberfleet.core.errors import ShapeError
 from emberfleet.core.graph import (
     Add,
+    AveragePool,
     BatchNorm,
+    ClippedRelu,
     Concat,
     Conv2D,
+    DepthwiseConv2D,
     Dropout,
     GlobalAveragePool,
     Graph,
@@ -30,6 +33,7 @@ from emberfleet.engine.memory import ArenaPlan
 from emberfleet.engine.numpy_backend import layout
 from emberfleet.engine.numpy_backend import steps as s
 from emberfleet.engine.numpy_backend.conv_step import ConvStep
+from emberfleet.engine.numpy_backend.depthwise_step import DepthwiseStep
 from emberfleet.engine.numpy_backend.ranges import Range, Rounding, open_all
 from emberfleet.engine.numpy_backend.recomputation import Segment, Timeline, choose
 from emberfleet.engine.numpy_backend.step import Run, Site, Step
@@ -38,7 +42,8 @@ from emberfleet.engine.numpy_backend.workspace import Slot, Workspace
 HANDLED = frozenset(
     node.kind
     for node in (
-        Input, Conv2D, BatchNorm, Relu, MaxPool, GlobalAveragePool, Concat, Add, Dropout, Reshape, Softmax,
+        Input, Conv2D, DepthwiseConv2D, BatchNorm, Relu, ClippedRelu, MaxPool, AveragePool, GlobalAveragePool,
+        Concat, Add, Dropout, Reshape, Softmax,
     )
 )  # fmt: skip
 """Node kinds for which `_make_step` has a step."""
@@ -184,10 +189,16 @@ def _make_step(graph: Graph, site: Site, points: Mapping[str, str]) -> Step[Any]
             return s.InputStep(node, site)
         case Conv2D():
             return ConvStep(node, site)
+        case DepthwiseConv2D():
+            return DepthwiseStep(node, site)
         case BatchNorm():
             return s.BatchNormStep(node, site, layout.overwritable(graph, node.inputs[0], training))
         case Relu():
             return s.ReluStep(node, site, _changed_later(graph, node.name, points))
+        case ClippedRelu():
+            return s.ClippedReluStep(node, site, _changed_later(graph, node.name, points))
+        case AveragePool():
+            return s.AveragePoolStep(node, site)
         case MaxPool():
             return s.MaxPoolStep(node, site)
         case GlobalAveragePool():

@@ -1,4 +1,4 @@
-"""The steps of all nodes but the convolution; see `step.Step` for the life of one."""
+"""The steps of all nodes but the convolutions; see `step.Step` for the life of one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import numpy as np
 from emberfleet.core.arrays import Array, Real
 from emberfleet.core.graph import (
     Add,
+    AveragePool,
     BatchNorm,
+    ClippedRelu,
     Concat,
     Dropout,
     GlobalAveragePool,
@@ -146,6 +148,49 @@ class ReluStep(Step[Relu]):
         self.hand_on()
 
 
+class ClippedReluStep(Step[ClippedRelu]):
+    """``min(max(x, 0), ceiling)``; remembers what lay between where its output is changed afterwards."""
+
+    def __init__(self, node: ClippedRelu, site: Site, keep_mask: bool) -> None:
+        super().__init__(node, site)
+        self.mask: Buffer | None = None
+        self.keep_mask = keep_mask
+        if site.doutput is not None:
+            self.mask = site.scratch("between", site.output.shape, np.dtype(np.bool_))
+            self.below = site.scratch("below", site.output.shape, np.dtype(np.bool_))
+            self.mask.times.add(site.backward_time)
+            self.below.times.add(site.forward_time if keep_mask else site.backward_time)
+            kept = self.mask if keep_mask else site.output.buffer
+            kept.times.update((site.forward_time, site.backward_time))
+
+    def bind(self) -> None:
+        """See `Step.bind`."""
+        super().bind()
+        self.x_rows, self.y_rows = long_rows(self.site.values[0], self.site.output)
+        self.zeros = np.zeros(self.y_rows.shape[1], self.y.dtype)
+        self.ceilings = np.full(self.y_rows.shape[1], self.node.ceiling, self.y.dtype)
+
+    def forward(self) -> None:
+        """See `Step.forward`."""
+        np.maximum(self.x_rows, self.zeros, out=self.y_rows)
+        np.minimum(self.y_rows, self.ceilings, out=self.y_rows)
+        if self.mask and self.keep_mask:
+            self._find_between(self.mask)
+
+    def _find_between(self, mask: Buffer) -> None:
+        np.greater(self.y, 0, out=mask.array)
+        np.less(self.y, self.y.dtype.type(self.node.ceiling), out=self.below.array)
+        np.logical_and(mask.array, self.below.array, out=mask.array)
+
+    def backward(self) -> None:
+        """See `Step.backward`."""
+        assert self.mask is not None
+        if not self.keep_mask:
+            self._find_between(self.mask)
+        np.multiply(self.dy, self.mask.array, out=self.dy)
+        self.hand_on()
+
+
 class MaxPoolStep(Step[MaxPool]):
     """Max pooling; remembers which tap won where a gradient is wanted."""
 
@@ -178,6 +223,26 @@ class MaxPoolStep(Step[MaxPool]):
         assert self.codes is not None
         add = self.site.deliveries[0] is Delivery.ADD
         pool.max_pool_backward(self.dy, self.codes.array, self.places, self.dx[0], add)
+
+
+class AveragePoolStep(Step[AveragePool]):
+    """Mean of each window, padding not counted."""
+
+    def bind(self) -> None:
+        """See `Step.bind`."""
+        super().bind()
+        window, shape = Window.of(self.node), self.x[0].shape[1:]
+        self.taps = window.taps(shape[:2])
+        self.counts = pool.pixels_inside(window, shape).astype(self.y.dtype)
+
+    def forward(self) -> None:
+        """See `Step.forward`."""
+        pool.average_pool_forward(self.x[0], self.taps, self.counts, self.y)
+
+    def backward(self) -> None:
+        """See `Step.backward`."""
+        add = self.site.deliveries[0] is Delivery.ADD
+        pool.average_pool_backward(self.dy, self.taps, self.counts, self.dx[0], add)
 
 
 class GlobalAveragePoolStep(Step[GlobalAveragePool]):
