@@ -182,7 +182,7 @@ def test_predicting_in_int8_loads_neither_training_nor_float() -> None:
         f"emberfleet.engine.opencl.{name}" for name in ("trainer", "predictor", "forward", "backward")
     )
     code = (
-        f"import sys; sys.path[:0] = {paths}; import emberfleet.converters.bundle, emberfleet.engine.selection; "
+        f"import sys; sys.path[:0] = {paths}; import emberfleet.converters.bundle; "
         "import emberfleet.engine.opencl.backend, emberfleet.engine.opencl.integer; "
         f"print([m for m in sys.modules if m.startswith(('emberfleet.train', *{needless}))])"
     )
