@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from emberfleet.core.arrays import Float32, Tensors
-from emberfleet.core.errors import ConversionError
 from emberfleet.core.folding import fold
-from emberfleet.core.graph import Conv2D, Graph
+from emberfleet.core.graph import Conv2D, DepthwiseConv2D, Graph
 from emberfleet.core.quantization import (
     QuantParams,
     fake_quantize_weights,
@@ -121,10 +120,7 @@ def _prepare(graph: Graph, tensors: Tensors, fake_quantize: bool) -> tuple[Graph
     held = {name: np.asarray(value, np.float32) for name, value in tensors.items()}
     if fake_quantize:
         for node in graph.nodes:
-            if isinstance(node, Conv2D):
+            if isinstance(node, (Conv2D, DepthwiseConv2D)):
                 name = f"{node.name}/weight"
                 held[name] = fake_quantize_weights(held[name]).astype(np.float32)
-    try:
-        return fold(graph, held)
-    except ConversionError:
-        return graph, held
+    return fold(graph, held)
