@@ -24,7 +24,12 @@ class Target(Enum):
     EMBER = "ember"
     TFLITE = "tflite"
     TFLITE_FLOAT = "tflite-float"
+    ONNX = "onnx"
+    ONNX_INT8 = "onnx-int8"
     RASPBERRYPI = "raspberrypi"
+
+
+NEEDS_NO_RANGES = (Target.TFLITE_FLOAT, Target.ONNX)
 
 
 def convert(
@@ -33,7 +38,7 @@ def convert(
     to: Annotated[
         Target,
         typer.Option(
-            help="A signed bundle, the .tflite alone in int8 or float32, or a .deb for Raspberry Pi OS."
+            help="A signed bundle, a .tflite or .onnx in int8 or float32, or a .deb for Raspberry Pi OS."
         ),
     ] = Target.EMBER,
     version: Annotated[int, typer.Option(min=1, help="The bundle's version; devices take newer ones.")] = 1,
@@ -43,15 +48,15 @@ def convert(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Write a trained model as a signed bundle for devices, or as a .tflite."""
+    """Write a trained model as a signed bundle for devices, or as a .tflite or .onnx."""
     from emberfleet.core.files import write_atomically
     from emberfleet.train.trained import TrainedModel
 
     model = TrainedModel.load(trained)
-    if to is not Target.TFLITE_FLOAT and not model.quantized:
+    if to not in NEEDS_NO_RANGES and not model.quantized:
         raise ConversionError(
-            f"{trained} was trained in floating point only: train it with --quantize-epochs 1 or more, or "
-            "write it with --to tflite-float"
+            f"{trained} is in floating point only: train it with --quantize-epochs 1 or more, import it with "
+            "--calibrate, or write it with --to tflite-float or --to onnx"
         )
     if to is Target.EMBER:
         from emberfleet.converters.bundle import build_bundle
@@ -63,6 +68,9 @@ def convert(
         signer = signing_key(key)
         data = _debian_package(model, version, signer, wheelhouse)
         signed_by = signer.verify_key.text
+    elif to in (Target.ONNX, Target.ONNX_INT8):
+        signed_by = None
+        data = _onnx(model, to)
     else:
         signed_by = None
         data = _tflite(model, to)
@@ -81,6 +89,18 @@ def _tflite(model: TrainedModel, to: Target) -> bytes:
     if to is Target.TFLITE:
         return write_tflite_int8(quantize(model.graph, model.tensors))
     return write_tflite_float(model.graph, model.tensors)
+
+
+def _onnx(model: TrainedModel, to: Target) -> bytes:
+    from emberfleet.converters.onnx.float_writer import write_onnx_float
+    from emberfleet.converters.onnx.int8_writer import write_onnx_int8
+    from emberfleet.converters.onnx.metadata import describe
+    from emberfleet.core.integer import quantize
+
+    metadata = describe(model.classes, model.preprocessing)
+    if to is Target.ONNX_INT8:
+        return write_onnx_int8(quantize(model.graph, model.tensors), metadata)
+    return write_onnx_float(model.graph, model.tensors, metadata)
 
 
 def _debian_package(model: TrainedModel, version: int, signer: SigningKey, wheelhouse: Path | None) -> bytes:

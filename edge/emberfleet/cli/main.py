@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from emberfleet.cli import bench, convert, device, doctor, inspect, retrain, run, server, train
+from emberfleet.cli import bench, convert, device, doctor, import_model, inspect, retrain, run, server, train
 from emberfleet.cli.errors import CommandGroup
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ def start(
 
 
 app.command("train")(train.train)
+app.command("import")(import_model.import_model)
 app.command("convert")(convert.convert)
 app.command("inspect")(inspect.inspect)
 app.command("run")(run.run)
