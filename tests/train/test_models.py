@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 
 from emberfleet.core.errors import ConfigError
-from emberfleet.core.graph import Add, BatchNorm, Conv2D, Dropout, Graph, MaxPool, Relu, Softmax
+from emberfleet.core.folding import fold
+from emberfleet.core.graph import (
+    Add,
+    BatchNorm,
+    Conv2D,
+    DepthwiseConv2D,
+    Dropout,
+    Graph,
+    MaxPool,
+    Relu,
+    Softmax,
+)
+from emberfleet.core.preprocessing import Preprocessing
+from emberfleet.train.initialisation import initial_tensors
 from emberfleet.train.models import (
     MODELS,
     ModelChoice,
     build_model,
     linear,
+    mobilenet,
+    resnet,
     small_squeezenet,
     squeezenet_1_0,
     squeezenet_1_1,
@@ -98,6 +114,49 @@ def test_bypass_adds_the_input_of_fires_that_keep_their_width() -> None:
     assert [n.inputs for n in added] == [("fire2/relu", "fire3/relu"), ("fire4/relu", "fire5/relu")]
 
 
+def test_mobilenet_has_the_published_parameters_and_sizes() -> None:
+    graph = mobilenet()
+    assert parameter_count(graph) == 4_231_976
+    assert [graph.shapes[f"block{n}/relu"] for n in (2, 4, 6, 12, 14)] == [
+        (112, 112, 64), (56, 56, 128), (28, 28, 256), (14, 14, 512), (7, 7, 1024),
+    ]  # fmt: skip
+    assert sum(isinstance(node, DepthwiseConv2D) for node in graph.nodes) == 13
+
+
+@pytest.mark.parametrize(("size", "strides"), [(224, 5), (128, 5), (127, 4), (64, 4), (32, 3), (8, 1)])
+def test_mobilenet_keeps_small_images_from_vanishing(size: int, strides: int) -> None:
+    graph = mobilenet(size, 1, 10, 0.25)
+    halved = [n for n in graph.nodes if isinstance(n, Conv2D | DepthwiseConv2D) and n.stride == (2, 2)]
+    assert len(halved) == strides
+    assert graph.shapes["block14/relu"][0] >= 4
+    assert graph.shapes["block14/relu"][2] == 256
+
+
+def test_resnets_have_the_published_layers_and_parameters() -> None:
+    assert parameter_count(resnet(20)) == 272_474
+    graph = resnet(14, classes=7)
+    assert sum(isinstance(n, Conv2D) for n in graph.nodes if "shortcut" not in n.name) == 14
+    assert [n.inputs for n in graph.nodes if isinstance(n, Add)][1:3] == [
+        ("block1_2/norm2", "block1_1/relu"), ("block2_1/norm2", "block2_1/shortcut_norm"),
+    ]  # fmt: skip
+    assert graph.shapes["block3_2/relu"] == (8, 8, 64)
+
+
+@pytest.mark.parametrize("make", [mobilenet, lambda *choice: resnet(8, *choice)])
+def test_mobilenets_and_resnets_read_codes_and_heed_their_width(make: Callable[..., Graph]) -> None:
+    graph = make(48, 1, 26, 0.5, 4)
+    assert graph.shapes[graph.output.name] == (4, 26)
+    assert parameter_count(graph) < parameter_count(make(48, 1, 26, 1.0, 4)) / 2.5
+    assert Graph.from_json(graph.to_json()) == graph
+
+
+@pytest.mark.parametrize("graph", [mobilenet(8, 3, 4, 0.25), resnet(8, 28, classes=4)])
+def test_mobilenets_and_resnets_fold_into_convolutions_and_additions(graph: Graph) -> None:
+    pixels = Preprocessing(graph.input.shape[0], graph.input.shape[1], 3, (0.5,) * 3, (0.25,) * 3)
+    folded, _ = fold(graph, initial_tensors(graph, 0, pixels))
+    assert not any(isinstance(node, BatchNorm) for node in folded.nodes)
+
+
 def test_classic_networks_see_the_whole_image() -> None:
     assert parameter_count(linear()) == 784 * 10 + 10
     assert parameter_count(two_layer(hidden=64)) == 784 * 64 + 64 + 64 * 10 + 10
@@ -119,8 +178,18 @@ def test_every_model_by_name_ends_in_logits(name: str) -> None:
         ("small", ModelChoice(28, 1, 10, width=0.0), "width"),
         ("squeezenet_1_1", ModelChoice(224, 1, 10), "colour"),
         ("linear", ModelChoice(28, 1, 10, positions=4), "one class per image"),
+        ("mobilenet", ModelChoice(7, 1, 10), "8 pixels or more"),
+        ("mobilenet", ModelChoice(28, 1, 10, width=-1.0), "width"),
+        ("resnet_14", ModelChoice(224, 3, 10), "28 to 96"),
+        ("resnet_8", ModelChoice(28, 1, 10, width=0.0), "width"),
     ],
 )
 def test_a_choice_that_cannot_be_built_says_why(name: str, choice: ModelChoice, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         build_model(name, choice)
+
+
+@pytest.mark.parametrize("depth", [2, 9, 15])
+def test_a_depth_that_is_no_resnet_is_refused(depth: int) -> None:
+    with pytest.raises(ConfigError, match="6n \\+ 2"):
+        resnet(depth)

@@ -36,9 +36,15 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder that takes the model and its report.")],
     download: Annotated[bool, typer.Option("--download", help="Fetch missing files first.")] = False,
     model: Annotated[
-        str | None, typer.Option(help="small, squeezenet_1_0, squeezenet_1_1, linear, two_layer.")
+        str | None,
+        typer.Option(
+            help="small, squeezenet_1_0, squeezenet_1_1, mobilenet, resnet_8, resnet_14, resnet_20, linear, "
+            "two_layer."
+        ),
     ] = None,
-    width: Annotated[float | None, typer.Option(help="Multiplies the channels of 'small'.")] = None,
+    width: Annotated[
+        float | None, typer.Option(help="Multiplies the channels of 'small', MobileNets and ResNets.")
+    ] = None,
     bypass: Annotated[bool, typer.Option("--bypass", help="Add shortcuts around fires of 'small'.")] = False,
     batch_norm: Annotated[bool, typer.Option(help="Batch norm in 'small'.")] = True,
     dropout: Annotated[float | None, typer.Option(help="Share dropped before the last layer.")] = None,

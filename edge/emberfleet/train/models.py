@@ -1,4 +1,4 @@
-"""The networks that Emberfleet trains: SqueezeNet as published, a small family, two classics.
+"""The networks that Emberfleet trains: SqueezeNets, MobileNets, ResNets, two classics.
 
 Every function returns a `Graph` whose output is logits: the loss applies the softmax, and a
 device takes the largest. Weights come from `train.initialisation`.
@@ -13,37 +13,19 @@ Source: Iandola et al. 2016, arXiv:1602.07360; SqueezeNet 1.1 from the authors' 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from emberfleet.core.errors import ConfigError
-from emberfleet.core.graph import (
-    Add,
-    BatchNorm,
-    Concat,
-    Conv2D,
-    Dropout,
-    GlobalAveragePool,
-    Graph,
-    Input,
-    MaxPool,
-    Node,
-    Padding,
-    Relu,
-    Reshape,
-    ceil_padding,
-)
+from emberfleet.core.graph import Dropout, GlobalAveragePool, Graph, Relu, Reshape
+from emberfleet.train.chain import Chain, Fire, widen
 
 SMALL_SIZES = range(28, 97)
 """Image sides, in pixels, that the small family is made for."""
 
-
-class Fire(NamedTuple):
-    """Channels of one fire module: 1x1 squeeze, then 1x1 and 3x3 expand side by side."""
-
-    squeeze: int
-    expand1x1: int
-    expand3x3: int
+MOBILENET_SIZE = 8
+"""Smallest image side, in pixels, for a MobileNet."""
+SMALLEST_SIDE = 4
+"""Side of the image, in pixels, below which a MobileNet does not go."""
 
 
 SQUEEZENET_1_1: tuple[tuple[Fire, ...], ...] = (
@@ -52,70 +34,6 @@ SQUEEZENET_1_1: tuple[tuple[Fire, ...], ...] = (
     (Fire(48, 192, 192), Fire(48, 192, 192), Fire(64, 256, 256), Fire(64, 256, 256)),
 )
 """The fires of SqueezeNet 1.1, a pool before each group."""
-
-
-@dataclass
-class _Chain:
-    """Nodes added one after another; `last` is the tensor that the next one reads."""
-
-    nodes: list[Node]
-    batch_norm: bool
-    last: str = "input"
-    sides: tuple[int, int] = (0, 0)
-    shapes: dict[str, int] = field(default_factory=dict)
-
-    @staticmethod
-    def start(height: int, width: int, channels: int, batch_norm: bool = False) -> _Chain:
-        image = Input("input", (), (height, width, channels))
-        return _Chain([image], batch_norm, "input", (height, width), {"input": channels})
-
-    @property
-    def channels(self) -> int:
-        return self.shapes[self.last]
-
-    def add(self, node: Node, channels: int | None = None) -> str:
-        self.nodes.append(node)
-        self.shapes[node.name] = self.channels if channels is None else channels
-        self.last = node.name
-        return node.name
-
-    def conv(
-        self, name: str, channels: int, kernel: int, stride: int = 1, padding: int = 0, bias: bool = True
-    ) -> str:
-        pads: Padding = (padding, padding, padding, padding)
-        made = Conv2D(name, (self.last,), channels, (kernel, kernel), (stride, stride), pads, bias)
-        self.sides = (
-            _slide(self.sides[0], kernel, stride, padding),
-            _slide(self.sides[1], kernel, stride, padding),
-        )
-        return self.add(made, channels)
-
-    def activate(self, norm: str, relu: str) -> str:
-        if self.batch_norm:
-            self.add(BatchNorm(norm, (self.last,)))
-        return self.add(Relu(relu, (self.last,)))
-
-    def pool(self, name: str) -> str:
-        padding = ceil_padding(self.sides, (3, 3), (2, 2))
-        self.sides = (-(-(self.sides[0] - 3) // 2) + 1, -(-(self.sides[1] - 3) // 2) + 1)
-        return self.add(MaxPool(name, (self.last,), (3, 3), (2, 2), padding))
-
-    def fire(self, name: str, fire: Fire, bypass: bool = False) -> str:
-        entry, entry_channels = self.last, self.channels
-        bias = not self.batch_norm
-        self.conv(f"{name}/squeeze", fire.squeeze, 1, bias=bias)
-        squeezed = self.activate(f"{name}/squeeze_norm", f"{name}/squeeze_relu")
-        left = self.conv(f"{name}/expand1x1", fire.expand1x1, 1, bias=bias)
-        self.last = squeezed
-        right = self.conv(f"{name}/expand3x3", fire.expand3x3, 3, padding=1, bias=bias)
-        self.add(Concat(f"{name}/concat", (left, right)), fire.expand1x1 + fire.expand3x3)
-        out = self.activate(f"{name}/norm", f"{name}/relu")
-        if bypass and self.channels == entry_channels:
-            out = self.add(Add(f"{name}/add", (entry, out)))
-        return out
-
-    def graph(self) -> Graph:
-        return Graph(tuple(self.nodes))
 
 
 def squeezenet_1_0(classes: int, size: int = 224) -> Graph:
@@ -159,22 +77,14 @@ def small_squeezenet(
         dropout: Share of values dropped before the last convolution.
         positions: P classes per image (the characters of a code); the output is then ``(P, K)``.
     """
-    if size not in SMALL_SIZES:
-        raise ConfigError(
-            f"small: image size is {size}, expected {SMALL_SIZES.start} to {SMALL_SIZES.stop - 1} pixels; "
-            "resize the images or choose squeezenet_1_1"
-        )
-    if width <= 0:
-        raise ConfigError(f"small: width is {width}, expected a number above 0")
-
-    def wide(count: int) -> int:
-        return max(8, round(count * width / 8) * 8)
+    _check_small_size("small", size)
+    _check_width("small", width)
 
     def fire(squeeze: int, expand: int) -> Fire:
-        return Fire(wide(squeeze), wide(expand), wide(expand))
+        return Fire(widen(squeeze, width), widen(expand, width), widen(expand, width))
 
-    chain = _Chain.start(size, size, channels, batch_norm)
-    chain.conv("conv1", wide(32), 3, 2 if size >= 48 else 1, 1, bias=not batch_norm)
+    chain = Chain.start(size, size, channels, batch_norm)
+    chain.conv("conv1", widen(32, width), 3, 2 if size >= 48 else 1, 1, bias=not batch_norm)
     chain.activate("norm1", "relu1")
     chain.pool("pool1")
     chain.fire("fire2", fire(16, 32))
@@ -185,16 +95,97 @@ def small_squeezenet(
     chain.fire("fire6", fire(32, 64))
     if dropout > 0:
         chain.add(Dropout("dropout", (chain.last,), dropout))
-    chain.conv("head", positions * classes, 1)
-    chain.add(GlobalAveragePool("logits", (chain.last,)))
-    if positions > 1:
-        chain.add(Reshape("codes", (chain.last,), (positions, classes)))
-    return chain.graph()
+    return chain.classify(positions, classes)
+
+
+MOBILENET: tuple[tuple[int, int], ...] = (
+    (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2),
+    (512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1),
+)  # fmt: skip
+"""Channels and stride of MobileNet's blocks (Howard et al. 2017, arXiv:1704.04861, table 1)."""
+
+
+def mobilenet(
+    size: int = 224, channels: int = 3, classes: int = 1000, width: float = 1.0, positions: int = 1
+) -> Graph:
+    """MobileNet v1: 4,231,976 parameters for 1,000 classes, batch norm's scales and offsets among them.
+
+    Images too small for all five strides of 2 keep their size at the first ones, so that the last
+    blocks still see at least 4 x 4 pixels.
+
+    Args:
+        size: Side of the image in pixels, 8 or more.
+        channels: 1 for grey, 3 for colour.
+        classes: Classes at each position.
+        width: Multiplies every number of channels, rounded to multiples of 8.
+        positions: P classes per image; the output is then ``(P, K)``.
+    """
+    if size < MOBILENET_SIZE:
+        raise ConfigError(f"mobilenet: image size is {size}, expected {MOBILENET_SIZE} pixels or more")
+    _check_width("mobilenet", width)
+    halvings = 1 + sum(stride == 2 for _, stride in MOBILENET)
+    spared = sum(size < SMALLEST_SIDE << count for count in range(1, halvings + 1))
+    chain = Chain.start(size, size, channels, batch_norm=True)
+
+    def stride(wanted: int) -> int:
+        nonlocal spared
+        if wanted == 2 and spared:
+            spared -= 1
+            return 1
+        return wanted
+
+    chain.conv("conv1", widen(32, width), 3, stride(2), 1, bias=False)
+    chain.activate("norm1", "relu1")
+    for number, (wide, wanted) in enumerate(MOBILENET, start=2):
+        name = f"block{number}"
+        chain.depthwise(f"{name}/depthwise", stride(wanted), bias=False)
+        chain.activate(f"{name}/depthwise_norm", f"{name}/depthwise_relu")
+        chain.conv(f"{name}/pointwise", widen(wide, width), 1, bias=False)
+        chain.activate(f"{name}/norm", f"{name}/relu")
+    return chain.classify(positions, classes)
+
+
+def resnet(
+    depth: int = 14,
+    size: int = 32,
+    channels: int = 3,
+    classes: int = 10,
+    width: float = 1.0,
+    positions: int = 1,
+) -> Graph:
+    """A ResNet for small square images, of 16, 32 and 64 channels; ResNet-20 has 272,474 parameters.
+
+    Where a block halves the image, a convolution of one pixel with batch norm brings its input to the
+    shape of its output.
+
+    Args:
+        depth: Layers with weights on the longest way: 6n + 2 for n blocks in each of the three groups.
+        size: Side of the image in pixels, 28 to 96; from 48 on the first convolution halves it.
+        channels: 1 for grey, 3 for colour.
+        classes: Classes at each position.
+        width: Multiplies every number of channels, rounded to multiples of 8.
+        positions: P classes per image; the output is then ``(P, K)``.
+
+    Source:
+        He et al. 2015, arXiv:1512.03385, section 4.2, with its shortcut B.
+    """
+    if depth < 8 or depth % 6 != 2:
+        raise ConfigError(f"resnet: depth is {depth}, expected 8, 14, 20 or another 6n + 2")
+    _check_small_size("resnet", size)
+    _check_width("resnet", width)
+    chain = Chain.start(size, size, channels, batch_norm=True)
+    chain.conv("conv1", widen(16, width), 3, 2 if size >= 48 else 1, 1, bias=False)
+    chain.activate("norm1", "relu1")
+    for group, wide in enumerate((16, 32, 64), start=1):
+        for block in range(1, (depth - 2) // 6 + 1):
+            stride = 2 if group > 1 and block == 1 else 1
+            chain.residual(f"block{group}_{block}", widen(wide, width), stride)
+    return chain.classify(positions, classes)
 
 
 def linear(size: int = 28, channels: int = 1, classes: int = 10) -> Graph:
     """Softmax regression: one weight per pixel and class."""
-    chain = _Chain.start(size, size, channels)
+    chain = Chain.start(size, size, channels)
     chain.conv("head", classes, size)
     chain.add(Reshape("logits", (chain.last,), (classes,)))
     return chain.graph()
@@ -202,7 +193,7 @@ def linear(size: int = 28, channels: int = 1, classes: int = 10) -> Graph:
 
 def two_layer(size: int = 28, channels: int = 1, classes: int = 10, hidden: int = 64) -> Graph:
     """One hidden layer over the whole image, ReLU, and the classes."""
-    chain = _Chain.start(size, size, channels)
+    chain = Chain.start(size, size, channels)
     chain.conv("hidden", hidden, size)
     chain.add(Relu("relu", (chain.last,)))
     chain.conv("head", classes, 1)
@@ -262,6 +253,30 @@ def _build_flat(name: str, make: Callable[[int, int, int], Graph]) -> Callable[[
     return build
 
 
+def _check_small_size(name: str, size: int) -> None:
+    if size not in SMALL_SIZES:
+        raise ConfigError(
+            f"{name}: image size is {size}, expected {SMALL_SIZES.start} to {SMALL_SIZES.stop - 1} pixels; "
+            "resize the images or choose squeezenet_1_1"
+        )
+
+
+def _check_width(name: str, width: float) -> None:
+    if width <= 0:
+        raise ConfigError(f"{name}: width is {width}, expected a number above 0")
+
+
+def _build_mobilenet(choice: ModelChoice) -> Graph:
+    return mobilenet(choice.size, choice.channels, choice.classes, choice.width, choice.positions)
+
+
+def _build_resnet(depth: int) -> Callable[[ModelChoice], Graph]:
+    def build(choice: ModelChoice) -> Graph:
+        return resnet(depth, choice.size, choice.channels, choice.classes, choice.width, choice.positions)
+
+    return build
+
+
 def _one_position(name: str, choice: ModelChoice) -> None:
     if choice.positions != 1:
         raise ConfigError(
@@ -273,6 +288,10 @@ MODELS: Mapping[str, Callable[[ModelChoice], Graph]] = {
     "small": _build_small,
     "squeezenet_1_0": _build_published("squeezenet_1_0", squeezenet_1_0),
     "squeezenet_1_1": _build_published("squeezenet_1_1", squeezenet_1_1),
+    "mobilenet": _build_mobilenet,
+    "resnet_8": _build_resnet(8),
+    "resnet_14": _build_resnet(14),
+    "resnet_20": _build_resnet(20),
     "linear": _build_flat("linear", linear),
     "two_layer": _build_flat("two_layer", two_layer),
 }
@@ -291,7 +310,7 @@ def _squeezenet(
     dropout: float = 0.5,
 ) -> Graph:
     """A published SqueezeNet: a stem, fires with a pool before each group, dropout, conv10."""
-    chain = _Chain.start(size, size, 3, batch_norm)
+    chain = Chain.start(size, size, 3, batch_norm)
     chain.conv("conv1", stem, kernel, stride, padding, bias=not batch_norm)
     chain.activate("norm1", "relu1")
     number = 1
@@ -306,7 +325,3 @@ def _squeezenet(
     chain.add(Relu("relu10", (chain.last,)))
     chain.add(GlobalAveragePool("pool10", (chain.last,)))
     return chain.graph()
-
-
-def _slide(side: int, kernel: int, stride: int, padding: int) -> int:
-    return (side + 2 * padding - kernel) // stride + 1
