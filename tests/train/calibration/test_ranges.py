@@ -12,7 +12,7 @@ from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.quantization import quantization_points
 from emberfleet.engine.numpy_backend.activations import activations
 from emberfleet.engine.numpy_backend.threads import Threads
-from emberfleet.train.calibration import BATCH, calibrate
+from emberfleet.train.calibration.ranges import calibrate
 from emberfleet.train.initialisation import initial_tensors
 
 PIXELS = Preprocessing(8, 8, 1)
@@ -20,7 +20,7 @@ PIXELS = Preprocessing(8, 8, 1)
 
 @pytest.fixture(scope="module")
 def images() -> Float32:
-    return np.random.default_rng(0).random((BATCH + 7, 8, 8, 1), np.float32)
+    return np.random.default_rng(0).random((71, 8, 8, 1), np.float32)
 
 
 def test_ranges_are_the_extremes_over_all_batches(tiny_graph: Graph, images: Float32) -> None:
@@ -55,7 +55,7 @@ def test_a_percentile_leaves_a_stray_value_out(tiny_graph: Graph, images: Float3
     tensors = initial_tensors(tiny_graph, 0, PIXELS)
     stray = images.copy()
     stray[0, 4, 4] = 1000.0
-    low = calibrate(tiny_graph, tensors, stray, percentile=99.0)["relu2/range"][1]
+    low = calibrate(tiny_graph, tensors, stray, "percentile", 99.0)["relu2/range"][1]
     high = calibrate(tiny_graph, tensors, stray)["relu2/range"][1]
     assert low < high / 10
 
