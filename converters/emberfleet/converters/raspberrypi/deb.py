@@ -39,11 +39,13 @@ class PackedFile:
         path: Where it goes, below ``/`` and without it, such as ``usr/bin/emberfleet``.
         data: Its contents.
         mode: Its permission bits.
+        lasting: Whether it stays as installed, so that its checksum is worth keeping.
     """
 
     path: str
     data: bytes
     mode: int = 0o644
+    lasting: bool = True
 
 
 def write_deb(
@@ -72,7 +74,7 @@ def write_deb(
     checksums = "".join(
         f"{hashlib.md5(file.data, usedforsecurity=False).hexdigest()}  {file.path}\n"
         for file in listed
-        if not file.path.startswith("etc/")
+        if file.lasting and not file.path.startswith("etc/")
     )
     blocks = sum(-(-len(file.data) // BLOCK_BYTES) for file in listed) + len(_folders(listed))
     fields = {**control, "Installed-Size": str(blocks)}

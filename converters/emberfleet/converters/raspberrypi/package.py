@@ -4,7 +4,7 @@
 ``/usr/bin/emberfleet``                             the command
 ``/usr/lib/emberfleet/python/``                     the program, without what it depends on
 ``/usr/lib/emberfleet/venv/``                       made at installation: what it depends on
-``/usr/lib/emberfleet/wheelhouse/``                 wheels that were packed in
+``/usr/lib/emberfleet/wheelhouse/``                 wheels that were packed in, until they are installed
 ``/usr/share/emberfleet/model.ember``               the bundle, and `trusted.key` beside it: who signed it
 ``/usr/lib/systemd/system/emberfleet-device.service``  the service that takes part in a fleet
 ``/etc/emberfleet/device.conf``                     server and name of the device, kept by upgrades
@@ -89,7 +89,7 @@ def build_package(
     }
     files = [
         *(PackedFile(f"{HOME}/python/{file.path}", file.data, file.mode) for file in program.files),
-        *(PackedFile(f"{HOME}/wheelhouse/{wheel.name}", wheel.data) for wheel in wheels),
+        *(PackedFile(f"{HOME}/wheelhouse/{wheel.name}", wheel.data, lasting=False) for wheel in wheels),
         *_own_files(program),
         *_documentation(version, maintainer, created),
         PackedFile(f"{SHARE}/model.ember", bundle),
@@ -128,7 +128,7 @@ def _documentation(version: str, maintainer: str, created: datetime) -> list[Pac
     folder = f"usr/share/doc/{PACKAGE}"
     return [
         PackedFile(f"{folder}/changelog.gz", gzip.compress(changes.encode(), 9, mtime=0)),
-        PackedFile(f"{folder}/copyright", _text("copyright")),
+        PackedFile(f"{folder}/copyright", _text("copyright").replace(b"YEAR", b"%d" % created.year)),
         PackedFile("usr/share/man/man1/emberfleet.1.gz", gzip.compress(_text("emberfleet.1"), 9, mtime=0)),
     ]
 

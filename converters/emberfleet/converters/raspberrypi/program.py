@@ -1,6 +1,6 @@
 """The program that is running, as files of a package: what a device runs is what wrote its model.
 
-The server is left out: a device never imports it.
+What a device never imports is left out: the server, and whatever writes packages like this one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from emberfleet.core.errors import ConversionError
 
 DISTRIBUTION: Final = "emberfleet"
 PACKAGES: Final = ("agent", "cli", "converters", "core", "engine", "runtime", "train")
+LEFT_OUT: Final = ("converters/android", "converters/raspberrypi")
 ENTRY_POINTS: Final = b"[console_scripts]\nemberfleet = emberfleet.cli.main:app\n"
 
 
@@ -60,8 +61,12 @@ def running_program() -> Program:
 
 
 def _files_below(root: Path, folder: Path) -> list[PackedFile]:
+    left_out = tuple(root / name for name in LEFT_OUT)
     return [
         PackedFile(f"{DISTRIBUTION}/{path.relative_to(root).as_posix()}", path.read_bytes())
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
+        if path.is_file()
+        and "__pycache__" not in path.parts
+        and not path.name.startswith(".")
+        and not any(path.is_relative_to(folder) for folder in left_out)
     ]
