@@ -9,9 +9,12 @@ import numpy as np
 from emberfleet.core.arrays import Float32, Float64, Int64
 from emberfleet.core.graph import (
     Add,
+    AveragePool,
     BatchNorm,
+    ClippedRelu,
     Concat,
     Conv2D,
+    DepthwiseConv2D,
     Dropout,
     GlobalAveragePool,
     Graph,
@@ -21,7 +24,7 @@ from emberfleet.core.graph import (
     Reshape,
     Softmax,
 )
-from tests.core.networks import bypass_network, mobile_network
+from tests.core.networks import SAME3, bypass_network, mobile_network
 
 
 def tangled_network() -> Graph:
@@ -87,6 +90,61 @@ def shared_pool_network() -> Graph:
     )
 
 
+def shared_depthwise_network() -> Graph:
+    """Depthwise convolutions and average pools of tensors with several readers, in and out of concats."""
+    return Graph(
+        (
+            Input("image", (), (6, 7, 2)),
+            ClippedRelu("bright", ("image",), 1.0),
+            DepthwiseConv2D("wide", ("bright",), 3, (3, 2), (1, 1), (2, 1, 0, 0)),
+            AveragePool("mean", ("wide",), (2, 2), (1, 1), (1, 0, 0, 1)),
+            DepthwiseConv2D("again", ("wide",), 1, (1, 3), (1, 1), (0, 1, 0, 1), bias=False),
+            DepthwiseConv2D("doubled", ("wide",), 2, (3, 3), (1, 1), SAME3),
+            ClippedRelu("doubled/clipped", ("doubled",), 0.5),
+            Concat("joined", ("mean", "doubled/clipped", "again")),
+            ClippedRelu("joined/clipped", ("joined",), 2.0),
+            DepthwiseConv2D("few", ("joined",), 1, (2, 2), (5, 3), (0, 0, 4, 0)),
+            AveragePool("fewer", ("joined/clipped",), (3, 2), (5, 3), (1, 0, 1, 0)),
+            Add("sum", ("few", "fewer")),
+            AveragePool("last", ("sum",), (1, 2), (1, 1), (0, 1, 0, 1)),
+            Conv2D("cl", ("last",), 3),
+            GlobalAveragePool("average", ("cl",)),
+        )
+    )
+
+
+def residual_network() -> Graph:
+    """Residual blocks, one with a convolution around it, and a depthwise one, as in MobileNet v2."""
+    return Graph(
+        (
+            Input("input", (), (8, 8, 3)),
+            Conv2D("conv1", ("input",), 8, (3, 3), (1, 1), SAME3, bias=False),
+            BatchNorm("norm1", ("conv1",)),
+            Relu("relu1", ("norm1",)),
+            Conv2D("block1/conv1", ("relu1",), 16, (3, 3), (2, 2), SAME3, bias=False),
+            BatchNorm("block1/norm1", ("block1/conv1",)),
+            Relu("block1/relu1", ("block1/norm1",)),
+            Conv2D("block1/conv2", ("block1/relu1",), 16, (3, 3), (1, 1), SAME3, bias=False),
+            BatchNorm("block1/norm2", ("block1/conv2",)),
+            Conv2D("block1/shortcut", ("relu1",), 16, (1, 1), (2, 2), bias=False),
+            BatchNorm("block1/shortcut_norm", ("block1/shortcut",)),
+            Add("block1/add", ("block1/norm2", "block1/shortcut_norm")),
+            Relu("block1/relu", ("block1/add",)),
+            Conv2D("block2/expand", ("block1/relu",), 32, bias=False),
+            BatchNorm("block2/expand_norm", ("block2/expand",)),
+            ClippedRelu("block2/expand_relu", ("block2/expand_norm",)),
+            DepthwiseConv2D("block2/depthwise", ("block2/expand_relu",), padding=SAME3, bias=False),
+            BatchNorm("block2/depthwise_norm", ("block2/depthwise",)),
+            ClippedRelu("block2/depthwise_relu", ("block2/depthwise_norm",)),
+            Conv2D("block2/project", ("block2/depthwise_relu",), 16, bias=False),
+            BatchNorm("block2/norm", ("block2/project",)),
+            Add("block2/add", ("block1/relu", "block2/norm")),
+            Conv2D("classifier", ("block2/add",), 4),
+            GlobalAveragePool("average", ("classifier",)),
+        )
+    )
+
+
 NETWORKS: Mapping[str, Graph] = {
     "fire with bypass": bypass_network(),
     "tangled": tangled_network(),
@@ -95,8 +153,12 @@ NETWORKS: Mapping[str, Graph] = {
     "positions": bypass_network(positions=3, classes=4, side=7),
 }
 
-MOBILE_NETWORKS: Mapping[str, Graph] = {"mobile": mobile_network()}
-"""Those with depthwise convolutions, clipped ReLUs and average pools."""
+MOBILE_NETWORKS: Mapping[str, Graph] = {
+    "mobile": mobile_network(),
+    "shared depthwise": shared_depthwise_network(),
+    "residual": residual_network(),
+}
+"""Those with depthwise convolutions, clipped ReLUs, average pools and residual blocks."""
 
 
 def double_tensors(graph: Graph, seed: int = 0) -> dict[str, Float64]:

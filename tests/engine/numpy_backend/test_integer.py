@@ -41,7 +41,8 @@ from emberfleet.core.integer import (
 )
 from emberfleet.engine.numpy_backend import integer
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
-from tests.core.networks import bypass_network, mobile_network, random_tensors
+from tests.core.networks import bypass_network, random_tensors
+from tests.engine.networks import MOBILE_NETWORKS
 
 
 def strided_network() -> Graph:
@@ -62,7 +63,7 @@ def strided_network() -> Graph:
     )
 
 
-NETWORKS = {"fire with bypass": bypass_network(), "strides": strided_network(), "mobile": mobile_network()}
+NETWORKS = {"fire with bypass": bypass_network(), "strides": strided_network(), **MOBILE_NETWORKS}
 
 
 def half_away(value: Fraction) -> int:

@@ -9,11 +9,14 @@ import pytest
 from emberfleet.core.arrays import Float32
 from emberfleet.core.errors import ConfigError, ShapeError
 from emberfleet.core.graph import Graph
+from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.quantization import QuantParams, fake_quantize_weights, quantization_points
 from emberfleet.engine.backend import TrainingSpec
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.numpy_backend.trainer import NumpyTrainer
 from emberfleet.engine.optimizers import Adadelta, Adagrad, Adam, AdamW, Optimizer, RmsProp, Sgd
+from emberfleet.train.initialisation import initial_tensors
+from emberfleet.train.models import mobilenet, resnet
 from tests.core.networks import bypass_network, random_tensors
 from tests.engine.networks import (
     MOBILE_NETWORKS,
@@ -112,6 +115,42 @@ def test_a_subset_learns_by_the_same_gradients_and_the_rest_stays(kept: str, sta
             np.testing.assert_array_equal(after[name], before)
 
 
+@pytest.mark.parametrize("statistics", [True, False])
+@pytest.mark.parametrize(
+    "kept", ["classifier", "block2/depthwise/", "depthwise", "/gamma", "block1", "block2", "stem/weight"]
+)
+def test_a_subset_of_a_mobile_network_learns_by_the_same_gradients(kept: str, statistics: bool) -> None:
+    graph = MOBILE_NETWORKS["mobile"]
+    x, labels = random_batch(graph, BATCH)
+    names = frozenset(name for name in graph.parameters if kept in name)
+    whole = TrainingSpec(BATCH, Sgd(), batch_statistics=statistics)
+    everything, part = make(graph, whole), make(graph, replace(whole, trainable=names))
+    for trainer in (everything, part):
+        trainer.load(single_tensors(graph))
+    found, expected = (trainer.gradients(single(x), labels) for trainer in (part, everything))
+    assert set(found) == names
+    for name in names:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("fake_quantize", [False, True], ids=["float", "quantized"])
+@pytest.mark.parametrize(
+    "graph", [mobilenet(12, 3, 4, 0.25), resnet(8, 28, 1, 4)], ids=["mobilenet", "resnet"]
+)
+def test_mobilenets_and_resnets_learn_to_tell_a_batch_apart(graph: Graph, fake_quantize: bool) -> None:
+    side, _, channels = graph.input.shape
+    pixels = Preprocessing(side, side, channels, (0.5,) * channels, (0.25,) * channels)
+    tensors: dict[str, Any] = initial_tensors(graph, 0, pixels)
+    for name in set(quantization_points(graph).values()) if fake_quantize else ():
+        tensors[name] = np.array([-4, 4], np.float32)
+    trainer = make(graph, TrainingSpec(8, Adam(), fake_quantize=fake_quantize))
+    trainer.load(tensors)
+    x, labels = random_batch(graph, 8)
+    seen = [trainer.step(single(x), labels, 0.003) for _ in range(12)]
+    assert seen[0] > 1.0
+    assert np.mean(seen[-3:]) < 0.5 * seen[0]
+
+
 def test_backward_stops_where_nothing_upstream_learns() -> None:
     graph, batch = bypass_network(), 1024
     head = make(graph, TrainingSpec(batch, Sgd(), trainable=frozenset({"classifier/weight"})))
@@ -127,7 +166,9 @@ def test_backward_stops_where_nothing_upstream_learns() -> None:
     ids=lambda o: o.name,
 )
 @pytest.mark.parametrize(
-    "graph", [NETWORKS["tangled"], NETWORKS["fire with bypass"]], ids=["tangled", "fire"]
+    "graph",
+    [NETWORKS["tangled"], NETWORKS["fire with bypass"], MOBILE_NETWORKS["residual"]],
+    ids=["tangled", "fire", "residual"],
 )
 def test_the_loss_falls(graph: Graph, optimizer: Optimizer) -> None:
     trainer = make(graph, TrainingSpec(BATCH, optimizer))
