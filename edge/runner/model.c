@@ -1,0 +1,241 @@
+/* ember_open, ember_run, ember_close: from verified bytes to answers. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "manifest.h"
+#include "model.h"
+#include "opencl.h"
+#include "signature.h"
+
+#define MANIFEST_TYPE "application/vnd.emberfleet.manifest+json"
+#define MAX_BUNDLE_BYTES ((size_t)256 << 20)
+
+struct ember_model {
+    manifest about;
+    opencl loaded;
+    opencl_device device;
+    opencl_run run;
+    plan ready; /* without what points into the bundle */
+    int has_pixels;
+    float scale[3], shift[3];
+    float *staged; /* the input's stretch, zeros where no value belongs */
+    void *output;  /* int8 codes or float32 values */
+    int has_run;
+    ember_info info;
+};
+
+int bundle_read(bundle *out, span bytes, const ember_options *options, ember_error *error)
+{
+    uint8_t *payload;
+    size_t payload_bytes;
+    memset(out, 0, sizeof *out);
+    const size_t most = options->max_bytes ? options->max_bytes : MAX_BUNDLE_BYTES;
+    if (bytes.size > most)
+        return fail(error, EMBER_BAD_FORMAT, "bundle: %zu bytes, expected at most %zu", bytes.size, most);
+    out->held = allocate(1, sizeof *out->held);
+    out->plans = allocate(1, sizeof *out->plans);
+    if (!out->held || !out->plans) return fail(error, EMBER_NO_MEMORY, "no memory");
+    if (!container_read(out->held, bytes, error)) return 0;
+    if (!envelope_open(out->held->envelope.contents, MANIFEST_TYPE, options, &payload, &payload_bytes, error)) return 0;
+    const int fine = manifest_read(&out->about, (span){payload, payload_bytes}, out->held, error);
+    free(payload);
+    if (!fine) return 0;
+    const manifest *about = &out->about;
+    const plan_ends ends = {about->height, about->width, about->channels, (uint64_t)about->positions * about->classes};
+    return plans_read(out->plans, out->held, &ends, error);
+}
+
+void bundle_free(bundle *held)
+{
+    if (held->plans) plans_free(held->plans);
+    manifest_free(&held->about);
+    free(held->plans);
+    free(held->held);
+    memset(held, 0, sizeof *held);
+}
+
+/* The plan asked for by name or family; null where the rule of the format is to choose. */
+static int plan_asked_for(const plan_list *plans, const ember_options *options, int floating, const plan **found,
+                          ember_error *error)
+{
+    const char *name = options->plan;
+    *found = NULL;
+    if (!name) return 1;
+    if (strcmp(name, "cpu") == 0 || strcmp(name, "gpu") == 0) *found = plans_find(plans, floating, name[0] == 'g');
+    for (uint32_t i = 0; i < plans->count; i++)
+        if (strcmp(plans->plans[i].name, name) == 0) *found = plans->plans + i;
+    return *found ? 1 : fail(error, EMBER_BAD_ARGUMENT, "the bundle has no launch plan '%.64s'", name);
+}
+
+/* Starts the plan asked for; else that of the device's family, and that of the family cpu where it is too much. */
+static int start_plan(ember_model *model, const bundle *opened, const ember_options *options, ember_error *error)
+{
+    const plan_list *plans = opened->plans;
+    const plan *asked;
+    int too_large = 0, floating = 0;
+    if (options->precision && strcmp(options->precision, "float32") == 0) floating = 1;
+    else if (options->precision && strcmp(options->precision, "int8") != 0)
+        return fail(error, EMBER_BAD_ARGUMENT, "precision is '%.32s', expected int8 or float32", options->precision);
+    if (!plan_asked_for(plans, options, floating, &asked, error)) return 0;
+    model->device = model->loaded.devices[0];
+    const plan *wanted = asked ? asked : plans_find(plans, floating, !model->device.is_cpu);
+    const plan *other = asked ? NULL : plans_find(plans, floating, 0);
+    if (!wanted) wanted = other;
+    if (!wanted)
+        return fail(error, EMBER_BAD_FORMAT, "bundle: no launch plan of precision %s; convert the model with one",
+                    floating ? "float32" : "int8");
+    for (;;) {
+        model->ready = *wanted;
+        if (opencl_suits(&model->device, wanted, error) &&
+            opencl_start(&model->run, &model->loaded, &model->device, wanted, plans, &too_large, error))
+            return 1;
+        opencl_stop(&model->run);
+        if (!other || other == wanted || wanted->lanes == 1) return 0;
+        wanted = other;
+    }
+}
+
+static int prepare(ember_model *model, bundle *opened, const ember_options *options, ember_error *error)
+{
+    if (!opencl_load(&model->loaded, options->opencl_library, options->platform, error)) return 0;
+    if (!start_plan(model, opened, options, error)) return 0;
+    plan *ready = &model->ready;
+    model->staged = allocate((size_t)ready->input_bytes, 1);
+    model->output = allocate(ready->output_count, ready->floating ? 4 : 1);
+    if (!model->staged || !model->output) return fail(error, EMBER_NO_MEMORY, "no memory");
+    model->has_pixels = opened->plans->has_pixels;
+    memcpy(model->scale, opened->plans->pixel_scale, sizeof model->scale);
+    memcpy(model->shift, opened->plans->pixel_shift, sizeof model->shift);
+    ready->programs = NULL;
+    ready->launches = NULL;
+    ready->arguments = NULL;
+    model->about = opened->about;
+    memset(&opened->about, 0, sizeof opened->about);
+
+    const manifest *about = &model->about;
+    ember_info *info = &model->info;
+    info->model_name = about->model_name;
+    info->model_version = about->model_version;
+    info->height = about->height;
+    info->width = about->width;
+    info->channels = about->channels;
+    info->positions = about->positions;
+    info->classes = about->classes;
+    info->score_count = ready->output_count;
+    info->labels = about->labels;
+    info->plan = ready->name;
+    info->precision = ready->floating ? "float32" : "int8";
+    info->platform = model->device.platform_name;
+    info->device = model->device.name;
+    for (uint32_t i = 0; i < ready->buffer_count; i++) info->device_bytes += ready->buffers[i].bytes;
+    return 1;
+}
+
+ember_model *ember_open(const void *bytes, size_t size_bytes, const ember_options *options, ember_error *error)
+{
+    static const ember_options nothing;
+    bundle opened = {0};
+    if (!options) options = &nothing;
+    if (error) memset(error, 0, sizeof *error);
+    if (!bytes || (options->trusted_key_count && !options->trusted_keys)) {
+        fail(error, EMBER_BAD_ARGUMENT, "the bundle or the trusted keys are missing");
+        return NULL;
+    }
+    ember_model *model = allocate(1, sizeof *model);
+    if (!model) {
+        fail(error, EMBER_NO_MEMORY, "no memory");
+        return NULL;
+    }
+    const int fine = bundle_read(&opened, (span){bytes, size_bytes}, options, error) &&
+                     prepare(model, &opened, options, error);
+    bundle_free(&opened);
+    if (fine) return model;
+    ember_close(model);
+    return NULL;
+}
+
+const ember_info *ember_describe(const ember_model *model)
+{
+    return &model->info;
+}
+
+/* byte x scale + shift; each operation is rounded by itself, as numpy does, never fused. */
+static float preprocess(uint8_t byte, float scale, float shift)
+{
+    volatile float scaled = (float)byte * scale;
+    return scaled + shift;
+}
+
+static void stage(ember_model *model, ember_input kind, const void *input)
+{
+    const plan *ready = &model->ready;
+    const uint32_t channels = model->about.channels, step = kind == EMBER_RGBA ? 4 : channels;
+    for (uint32_t h = 0; h < model->about.height; h++)
+        for (uint32_t w = 0; w < model->about.width; w++) {
+            const size_t from = ((size_t)h * model->about.width + w) * step;
+            float *to = model->staged + ready->input_first + h * ready->input_row + w * ready->input_pixel;
+            if (kind == EMBER_FLOATS) {
+                memcpy(to, (const float *)input + from, channels * sizeof *to);
+                continue;
+            }
+            for (uint32_t c = 0; c < channels; c++)
+                to[c] = preprocess(((const uint8_t *)input)[from + c], model->scale[c], model->shift[c]);
+        }
+}
+
+static ember_status run_checked(ember_model *model, ember_input kind, const void *input, float *scores, ember_error *error)
+{
+    const plan *ready = &model->ready;
+    ember_error own = {0};
+    stage(model, kind, input);
+    if (!opencl_compute(&model->run, ready, model->staged, model->output, &own)) {
+        if (error) *error = own;
+        return own.status;
+    }
+    model->has_run = 1;
+    if (ready->floating) {
+        memcpy(scores, model->output, (size_t)ready->output_count * sizeof *scores);
+        return EMBER_OK;
+    }
+    const int8_t *codes = model->output;
+    for (uint32_t i = 0; i < ready->output_count; i++)
+        scores[i] = (float)(codes[i] - ready->output_zero_point) * ready->output_scale;
+    return EMBER_OK;
+}
+
+ember_status ember_run(ember_model *model, ember_input kind, const void *input, size_t input_bytes, float *scores,
+                       size_t score_count, ember_error *error)
+{
+    if (error) memset(error, 0, sizeof *error);
+    if (!model || !input || !scores || score_count != model->info.score_count) {
+        fail(error, EMBER_BAD_ARGUMENT, "ember_run: a null pointer, or room for %zu scores, expected %zu", score_count,
+             model ? model->info.score_count : 0);
+        return EMBER_BAD_ARGUMENT;
+    }
+    const size_t pixels = (size_t)model->info.height * model->info.width;
+    size_t expected = 0;
+    if (kind == EMBER_PIXELS && model->has_pixels) expected = pixels * model->info.channels;
+    else if (kind == EMBER_FLOATS) expected = pixels * model->info.channels * sizeof(float);
+    else if (kind == EMBER_RGBA && model->has_pixels && model->info.channels == 3) expected = pixels * 4;
+    if (input_bytes != expected) {
+        fail(error, EMBER_BAD_ARGUMENT, "ember_run: %zu bytes of input, expected %zu (0: not this kind of input)",
+             input_bytes, expected);
+        return EMBER_BAD_ARGUMENT;
+    }
+    return run_checked(model, kind, input, scores, error);
+}
+
+const int8_t *ember_codes(const ember_model *model)
+{
+    return model->has_run && !model->ready.floating ? model->output : NULL;
+}
+
+void ember_close(ember_model *model)
+{
+    if (!model) return;
+    opencl_stop(&model->run);
+    manifest_free(&model->about);
+    free(model->staged);
+    free(model->output);
+    free(model);
+}

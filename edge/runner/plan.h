@@ -1,0 +1,85 @@
+/* Launch plans (docs/formats.md, section Launch plans), read and checked: nothing in one can make the host read
+ * or write outside of the buffers that it makes. */
+#ifndef EMBER_PLAN_H
+#define EMBER_PLAN_H
+
+#include "container.h"
+#include "json.h"
+
+#define PLAN_MAX_BUFFERS 16
+#define PLAN_MAX_OPTIONS 32
+#define PLAN_MAX_ARGUMENTS 32
+#define PLAN_MAX_NAME 64
+
+typedef struct plan_buffer {
+    uint64_t bytes;
+    span contents; /* at its beginning; the rest is zero */
+} plan_buffer;
+
+typedef struct plan_program {
+    span source;       /* its text */
+    span source_name;  /* its file */
+    uint32_t options;  /* the JSON list: each checked */
+} plan_program;
+
+typedef enum plan_kind { PLAN_BUFFER, PLAN_NUMBERS } plan_kind;
+
+typedef struct plan_argument {
+    plan_kind kind;
+    uint32_t count;    /* of the numbers: 1, 2 or 4 */
+    uint32_t words[4]; /* the buffer's number, or the numbers' bits */
+} plan_argument;
+
+typedef struct plan_launch {
+    uint32_t program;
+    char kernel[PLAN_MAX_NAME + 1];
+    uint64_t items[3];
+    uint32_t first_argument, argument_count;
+} plan_launch;
+
+typedef struct plan {
+    char name[PLAN_MAX_NAME + 1];
+    int floating; /* precision float32, else int8 */
+    int gpu;      /* family gpu, else cpu */
+    int int64;
+    uint32_t lanes;
+    uint64_t local_bytes;
+    plan_buffer buffers[PLAN_MAX_BUFFERS];
+    uint32_t buffer_count, program_count, launch_count, first;
+    plan_program *programs;
+    plan_launch *launches;
+    plan_argument *arguments;
+    uint32_t input, output; /* buffers */
+    uint64_t input_at, input_bytes, input_first, input_row, input_pixel; /* bytes, then counted in floats */
+    uint64_t output_at;
+    uint32_t output_count;
+    float output_scale;
+    int32_t output_zero_point;
+} plan;
+
+#define PLAN_MAX_PLANS 16
+
+/* plan.json of a bundle and the plans in it. Points into the bundle's bytes. */
+typedef struct plan_list {
+    json document;
+    span prelude;
+    int has_pixels;
+    float pixel_scale[3], pixel_shift[3];
+    plan plans[PLAN_MAX_PLANS];
+    uint32_t count;
+} plan_list;
+
+/* What the manifest says of the two ends. */
+typedef struct plan_ends {
+    uint32_t height, width, channels;
+    uint64_t scores;
+} plan_ends;
+
+/* Reads and checks all plans of a bundle. `plans_free` is due in any case. */
+int plans_read(plan_list *out, const container *held, const plan_ends *ends, ember_error *error);
+void plans_free(plan_list *held);
+
+/* The plan by its full name; null where there is none. */
+const plan *plans_find(const plan_list *held, int floating, int gpu);
+
+#endif
