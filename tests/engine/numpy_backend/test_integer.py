@@ -39,7 +39,9 @@ from emberfleet.core.integer import (
     output_limits,
     quantize,
 )
+from emberfleet.core.quantization import quantization_points
 from emberfleet.engine.numpy_backend import integer
+from emberfleet.engine.numpy_backend.activations import activations
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from tests.core.networks import bypass_network, random_tensors
 from tests.engine.networks import MOBILE_NETWORKS
@@ -64,6 +66,7 @@ def strided_network() -> Graph:
 
 
 NETWORKS = {"fire with bypass": bypass_network(), "strides": strided_network(), **MOBILE_NETWORKS}
+ROUNDED = {"fire with bypass": bypass_network(), **MOBILE_NETWORKS}
 
 
 def half_away(value: Fraction) -> int:
@@ -195,11 +198,16 @@ def test_sums_are_exact_at_both_ends_of_int8_whatever_their_length(monkeypatch: 
     np.testing.assert_array_equal(found.reshape(4, 2), expected.astype(np.int64))
 
 
-def test_float_images_go_in_and_logits_near_those_of_fake_quantization_come_out() -> None:
-    graph = bypass_network()
+@pytest.mark.parametrize("graph", ROUNDED.values(), ids=ROUNDED)
+def test_float_images_go_in_and_logits_near_those_of_fake_quantization_come_out(graph: Graph) -> None:
     tensors = random_tensors(graph)
-    network = quantize(graph, tensors)
     x = np.random.default_rng(3).uniform(0, 1, (8, *graph.input.shape)).astype(np.float32)
+    points = quantization_points(graph)
+    seen = activations(graph, {name: tensors[name] for name in (*graph.parameters, *graph.state)}, x, points)
+    for name in set(points.values()):
+        values = np.concatenate([seen[point].ravel() for point in points if points[point] == name])
+        tensors[name] = np.array([values.min(), values.max()], np.float32)
+    network = quantize(graph, tensors)
     found = NumpyBackend().integer_predictor(network, batch=8).run(x)
     expected = NumpyBackend().predictor(graph, tensors, 8, fake_quantize=True).run(x)
     step = network.output_tensor.params.scale

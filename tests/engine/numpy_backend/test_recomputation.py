@@ -15,7 +15,7 @@ from emberfleet.engine.numpy_backend import recomputation
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.numpy_backend.trainer import NumpyTrainer
 from emberfleet.engine.optimizers import Sgd
-from emberfleet.train.models import small_squeezenet, squeezenet_1_1
+from emberfleet.train.models import mobilenet, resnet, small_squeezenet, squeezenet_1_1
 from tests.engine.networks import MOBILE_NETWORKS, NETWORKS, random_batch, single_tensors
 
 BATCH = 3
@@ -24,6 +24,8 @@ MODELS: Mapping[str, Graph] = {
     "small": small_squeezenet(28, 1, 10),
     "bypass and dropout": small_squeezenet(28, 1, 10, bypass=True, dropout=0.4),
     "no batch norm": small_squeezenet(28, 1, 10, batch_norm=False),
+    "mobilenet": mobilenet(24, 1, 10, 0.25),
+    "resnet": resnet(8, 28, 1, 10),
     "squeezenet 1.1": squeezenet_1_1(10, 64),
 }
 
