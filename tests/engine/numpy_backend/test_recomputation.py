@@ -25,7 +25,7 @@ MODELS: Mapping[str, Graph] = {
     "bypass and dropout": small_squeezenet(28, 1, 10, bypass=True, dropout=0.4),
     "no batch norm": small_squeezenet(28, 1, 10, batch_norm=False),
     "mobilenet": mobilenet(24, 1, 10, 0.25),
-    "resnet": resnet(8, 28, 1, 10),
+    "resnet": resnet(14, 28, 1, 10, 0.5),
     "squeezenet 1.1": squeezenet_1_1(10, 64),
 }
 
