@@ -34,6 +34,13 @@
 #endif
 #endif
 
+// Behind a ReLU the rounding of negative ties does not matter.
+#ifdef RELU
+#define TIES 0
+#else
+#define TIES 1
+#endif
+
 #if DOT == 1
 #define sum_t vec
 #define WEIGHT_BYTES 4
@@ -101,42 +108,6 @@ static inline ivec dot_add(ivec sum, ivec value, ivec weights)
     ((sum) + BYTE_OF(value, 0) * WEIGHT_OF(weights, 0) + BYTE_OF(value, 8) * WEIGHT_OF(weights, 8) +         \
      BYTE_OF(value, 16) * WEIGHT_OF(weights, 16) + BYTE_OF(value, 24) * WEIGHT_OF(weights, 24))
 #endif
-
-#if V == 16
-#define lvec long8
-#define uvec uint16
-#define AS_UVEC(x) as_uint16(x)
-#define AS_LVEC(x) as_long8(x)
-#define AS_IVEC(x) as_int16(x)
-#elif V == 8
-#define lvec long4
-#define uvec uint8
-#define AS_UVEC(x) as_uint8(x)
-#define AS_LVEC(x) as_long4(x)
-#define AS_IVEC(x) as_int8(x)
-#else
-#define lvec long2
-#define uvec uint4
-#define AS_UVEC(x) as_uint4(x)
-#define AS_LVEC(x) as_long2(x)
-#define AS_IVEC(x) as_int4(x)
-#endif
-
-// fixed(x) + zero point for negative shifts: even and odd lanes multiplied to 64 bits, rounded at bit 31, then
-// at bit `right`, ties away from zero. nudge: half of 2**right, and the zero point from bit `right` on.
-// Behind a ReLU ties of negative numbers do not matter: they end at the zero point either way.
-static inline ivec scale_down(ivec x, ivec multiplier, ivec nudge, ivec right)
-{
-    const lvec a = AS_LVEC(x), m = AS_LVEC(multiplier);
-    const lvec even = ((a << 32) >> 32) * ((m << 32) >> 32) + (1L << 30);
-    const lvec odd = (a >> 32) * (m >> 32) + (1L << 30);
-    const ivec high = AS_IVEC(((even >> 31) & 0xffffffffL) | ((odd << 1) & ~0xffffffffL));
-#ifdef RELU
-    return (high + nudge) >> right;
-#else
-    return (high + (high >> 31) + nudge) >> right;
-#endif
-}
 
 // A panel's record: 16 ints, then bias, multiplier, nudge, right for each output channel
 // (bias, multiplier, shift where PLAIN_SCALING says that scale_down does not suit them).
@@ -209,7 +180,7 @@ KERNEL(conv2d_forward_s8)(GROUPS __global const code_t *restrict x, __global con
                     for (int i = 0; i < MRY; i++)
                         #pragma unroll
                         for (int j = 0; j < MRX; j++) {
-                            ivec code = scale_down(FINISH(acc[i][j][v], bias[v]), multiplier[v], nudge[v], right[v]);
+                            ivec code = scale_down(FINISH(acc[i][j][v], bias[v]), multiplier[v], nudge[v], right[v], TIES);
                             code = MAX_OF(code, low);
                             *(__global CODES *)(out + i * yv.z + j * yv.w + v * V) = SATURATED(code);
                         }

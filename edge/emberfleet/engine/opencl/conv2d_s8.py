@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from emberfleet.core.arrays import Array, Int8, Int32
-from emberfleet.core.integer import IntegerConv
+from emberfleet.core.integer import IntegerConv, IntegerDepthwiseConv
 from emberfleet.engine.opencl.conv2d import Walk, Window, check_window
 from emberfleet.engine.opencl.dot import Dot
 from emberfleet.engine.opencl.layout import Place, View, round_up
@@ -51,7 +51,7 @@ class IntegerTile:
 class Branch:
     """One of the convolutions that read the same tensor in one launch; they write to one storage."""
 
-    op: IntegerConv
+    op: IntegerConv | IntegerDepthwiseConv
     y: View
     limits: tuple[int, int, int]
     """Zero point, lowest and highest code of the output, as stored."""
@@ -162,7 +162,7 @@ def _work(x: View, branches: Sequence[Branch]) -> Counted:
     return Counted(2 * pixels * weights, x.size + weights + sum(branch.y.size for branch in branches))
 
 
-def pack_weights(op: IntegerConv, dot: Dot, panels: int, channels: int) -> Array:
+def pack_weights(op: IntegerConv | IntegerDepthwiseConv, dot: Dot, panels: int, channels: int) -> Array:
     """``(panels, KH, KW, C / grain, channels of a panel, grain)``, zeros beyond C and O."""
     outputs, kh, kw, inputs = op.weights.shape
     grains = -(-inputs // dot.grain)

@@ -35,6 +35,11 @@ class DepthwiseTile:
     mry: int
     v: int
 
+    @property
+    def numbers(self) -> tuple[int, int, int, int, int, int, int]:
+        """All of them in order."""
+        return self.kh, self.kw, self.sy, self.sx, self.mrx, self.mry, self.v
+
 
 @dataclass(frozen=True, slots=True)
 class DepthwiseWork:
@@ -60,15 +65,15 @@ class DepthwiseWork:
 def forward(program: Program, x: View, weight: Weight, y: View, window: Window, epilogue: Epilogue) -> None:
     """Record ``y = act(bias + x convolved channel by channel)``; x's halo must be as wide as the padding."""
     check_window(x, y, window)
-    tile = _tile(program, window, y.height, y.width)
+    tile = choose_tile(program, window, y.height, y.width)
     blocks = -(-y.height // (tile.mry if tile else 1))
-    panels, cut = _cut(program, x.batch, blocks, y)
+    panels, cut = cut_rows(program, x.batch, blocks, y)
     bias = epilogue.bias or (weight.buffer, 0)
     program.emit(
         SOURCE,
         "depthwise_forward_f32" if tile else "depthwise_forward_any_f32",
         (-(-cut[2] // cut[0]), panels),
-        *(ARENA, weight.buffer, bias[0], ARENA, _stored(x, -window.up, -window.left), y),
+        *(ARENA, weight.buffer, bias[0], ARENA, stored(x, -window.up, -window.left), y),
         (y.height, y.width),
         cut,
         (weight.offset, weight.padded_outputs, bias[1], epilogue.flags),
@@ -108,12 +113,12 @@ def backward_input(
         (extent - 1 + first) // s + 1
         for extent, first, s in zip((dx.height, dx.width), inside, window.stride, strict=True)
     ]
-    tile = _tile(program, window, places[0], places[1], math.prod(window.stride))
+    tile = choose_tile(program, window, places[0], places[1], math.prod(window.stride))
     blocks = -(-places[0] // tile.mry) if tile else dx.height
-    panels, cut = _cut(program, dx.batch, blocks, dx)
+    panels, cut = cut_rows(program, dx.batch, blocks, dx)
     if tile:
         reach = [-(-k // s) - 1 for k, s in zip(window.kernel, window.stride, strict=True)]
-        source = _stored(dy, starts[0] - reach[0], starts[1] - reach[1])
+        source = stored(dy, starts[0] - reach[0], starts[1] - reach[1])
         size, last = (dx.height, dx.width, *inside), (places[0], places[1])
     else:
         source, size = dy.place(), (dx.height, dx.width, dy.height, dy.width)
@@ -133,7 +138,7 @@ def backward_input(
 
 def weight_parts(program: Program, dy: View, window: Window) -> int:
     """Into how many partial sums `backward_weight` cuts the gradient of the weights."""
-    return _cut_weight(program, dy, _tile(program, window, dy.height, dy.width))[0]
+    return _cut_weight(program, dy, choose_tile(program, window, dy.height, dy.width))[0]
 
 
 def backward_weight(program: Program, x: View, dy: View, window: Window, target: tuple[int, int]) -> None:
@@ -146,14 +151,14 @@ def backward_weight(program: Program, x: View, dy: View, window: Window, target:
         window: Of the forward convolution.
         target: Offset of the first partial sum, floats from one to the next.
     """
-    tile = _tile(program, window, dy.height, dy.width)
+    tile = choose_tile(program, window, dy.height, dy.width)
     parts, cut = _cut_weight(program, dy, tile)
     panels, taps = dy.padded_channels // cut[3], math.prod(window.kernel)
     program.emit(
         SOURCE,
         "depthwise_backward_weight_f32" if tile else "depthwise_backward_weight_any_f32",
         (parts, panels) if tile else (parts, panels, taps),
-        *(ARENA, ARENA, "gradients", _stored(x, -window.up, -window.left), dy),
+        *(ARENA, ARENA, "gradients", stored(x, -window.up, -window.left), dy),
         (dy.height, dy.width),
         cut,
         (*target, dy.padded_channels, 0),
@@ -194,7 +199,9 @@ def _sums(program: Program) -> int:
     return SUMS[program.device.limits.vector_registers]
 
 
-def _tile(program: Program, window: Window, rows: int, columns: int, spread: int = 1) -> DepthwiseTile | None:
+def choose_tile(
+    program: Program, window: Window, rows: int, columns: int, spread: int = 1
+) -> DepthwiseTile | None:
     """The tile that wastes least of the image and, among those, has most pixels; None: the naive kernel.
 
     Args:
@@ -226,7 +233,7 @@ def _tile(program: Program, window: Window, rows: int, columns: int, spread: int
     return DepthwiseTile(*window.kernel, *window.stride, across, down, program.vector)
 
 
-def _cut(program: Program, batch: int, blocks: int, view: View) -> tuple[int, tuple[int, int, int, int]]:
+def cut_rows(program: Program, batch: int, blocks: int, view: View) -> tuple[int, tuple[int, int, int, int]]:
     """Panels of channels, and for the kernel: blocks per group, of an image, in all, channels of a panel."""
     device, vectors = program.device, view.padded_channels // program.vector
     everything = batch * blocks
@@ -252,7 +259,7 @@ def _cut_weight(
     return -(-everything // each), (each, blocks, everything, vectors // panels * program.vector)
 
 
-def _stored(view: View, down: int, across: int) -> Place:
+def stored(view: View, down: int, across: int) -> Place:
     """A tensor from a stored pixel near its first on, in steps of stored rows and pixels."""
     images, first = view.images, view.place()
     start = first.start + down * images.padded_row + across * images.channels

@@ -4,7 +4,7 @@
 //
 //   quantize       clip(rint(x * (1 / scale)) + zero point) of the network's input
 //   max pool       largest code of each window; pixels outside the image never win
-//   average pool   sum over h and w divided by their number, halves away from zero
+//   average pool   sum over h and w, or over a window's pixels, divided by their number, halves away from zero
 //   add            both operands raised by 20 bits, rescaled, added, rescaled again
 //   relu           rescaled, cut off below the zero point
 //   copy, reshape  codes as they are;   fill: one code everywhere, for the halo
@@ -120,6 +120,15 @@ KERNEL(max_pool_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int4
     }
 }
 
+// Halves away from zero, stored.
+static inline codes_t mean_code(ivec total, int count)
+{
+    const ivec away = MAX_OF(total, -total) + count / 2;
+    ivec mean = away / count;
+    mean = (total < 0 ? -mean : mean) + CODE_OFFSET;
+    return TO_CODES(MIN_OF(MAX_OF(mean, (ivec)(CODE_OFFSET - 128)), (ivec)(CODE_OFFSET + 127)));
+}
+
 // size: H, W.   One group: a vector of channels of an image.
 KERNEL(average_pool_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int2 size)
 {
@@ -129,11 +138,32 @@ KERNEL(average_pool_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const 
     for (int h = 0; h < size.x; h++)
         for (int w = 0; w < size.y; w++)
             total += TO_IVEC(*(__global const codes_t *)(x + xv.x + n * xv.y + h * xv.z + w * xv.w + c));
-    const ivec away = MAX_OF(total, -total) + count / 2;
-    ivec mean = away / count;
-    mean = (total < 0 ? -mean : mean) + CODE_OFFSET;
-    *(__global codes_t *)(y + yv.x + n * yv.y + c) =
-        TO_CODES(MIN_OF(MAX_OF(mean, (ivec)(CODE_OFFSET - 128)), (ivec)(CODE_OFFSET + 127)));
+    *(__global codes_t *)(y + yv.x + n * yv.y + c) = mean_code(total, count);
+}
+
+// Arguments as those of max_pool_s8: the mean of the pixels inside the image.
+KERNEL(window_average_pool_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int4 window,
+                               const int4 size, const int2 pad)
+{
+    const int h = GROUP(0), n = GROUP(1), top = h * window.z - pad.x;
+    const int i0 = MAX_OF(-top, 0), i1 = MIN_OF(size.z - top, window.x);
+    DEAL2(w, size.x, c, size.y, V) {
+        const int left = w * window.w - pad.y;
+        const int j0 = MAX_OF(-left, 0), j1 = MIN_OF(size.w - left, window.y), count = (i1 - i0) * (j1 - j0);
+        IN corner = x + xv.x + n * xv.y + top * xv.z + left * xv.w + c;
+        ivec total = (ivec)(-CODE_OFFSET * count);
+        for (int i = i0; i < i1; i++)
+            for (int j = j0; j < j1; j++) total += TO_IVEC(*(__global const codes_t *)(corner + i * xv.z + j * xv.w));
+        *(__global codes_t *)(y + yv.x + n * yv.y + h * yv.z + w * yv.w + c) = mean_code(total, count);
+    }
+}
+
+// Each channel `times` times, side by side.   size: W, C of y.
+KERNEL(repeat_channels_s8)(GROUPS IN x, OUT y, const int4 xv, const int4 yv, const int2 size, const int times)
+{
+    const int h = GROUP(0), n = GROUP(1);
+    DEAL2(w, size.x, c, size.y, 1)
+        y[yv.x + n * yv.y + h * yv.z + w * yv.w + c] = x[xv.x + n * xv.y + h * xv.z + w * xv.w + c / times];
 }
 
 // size: W, C.   points: zero points of a and b.   factors, shifts: of a, of b, of the sum.

@@ -16,15 +16,18 @@ from emberfleet.core.integer import (
     IntegerAveragePool,
     IntegerConcat,
     IntegerConv,
+    IntegerDepthwiseConv,
     IntegerMaxPool,
     IntegerNetwork,
     IntegerOp,
     IntegerRelu,
     IntegerReshape,
+    IntegerWindowAveragePool,
     output_limits,
 )
 from emberfleet.core.quantization import QMAX, QMIN
 from emberfleet.engine.batches import check_codes
+from emberfleet.engine.opencl import depthwise_s8
 from emberfleet.engine.opencl.conv2d_s8 import Branch, PackedConvs, forward
 from emberfleet.engine.opencl.device import SHORT_WORK, OpenCLDevice
 from emberfleet.engine.opencl.dot import Dot, choose_form, exact_form
@@ -70,10 +73,14 @@ class OpenCLIntegerPredictor:
         self._halos = _halos(network)
         self._slots = _concat_slots(network, self.program.vector)
         self._views: dict[str, View] = {}
+        self._sources: dict[str, str] = {}
+        """Of tensors that are others with repeated channels, that other."""
         self._packed = PackedConvs()
         self._input, self._output = self._view(network.input), self._view(network.output)
         for op in network.ops:
             self._view(op.output)
+            if isinstance(op, IntegerDepthwiseConv) and op.depth_multiplier > 1:
+                self._repeated(op)
         self._fill_halos()
         quantized = self._quantize()
         for ops in _together(network, self._views):
@@ -180,7 +187,8 @@ class OpenCLIntegerPredictor:
             program.hold(images, first=True, last=True)
             groups = max(1, min(images.floats // 16384, 4 * program.device.limits.compute_units))
             stretch = -(-images.floats // groups)
-            self._emit("fill_s8", (groups,), ARENA, (images,), images.floats, stretch, self._point(name))
+            point = self._point(self._sources.get(name, name))
+            self._emit("fill_s8", (groups,), ARENA, (images,), images.floats, stretch, point)
 
     def _quantize(self) -> int:
         """Record the rounding of the input; returns its position."""
@@ -206,9 +214,12 @@ class OpenCLIntegerPredictor:
         match op:
             case IntegerConv():
                 self._convs([conv for conv in ops if isinstance(conv, IntegerConv)], x)
-            case IntegerMaxPool():
+            case IntegerDepthwiseConv():
+                self._depthwise(op, x, y)
+            case IntegerMaxPool() | IntegerWindowAveragePool():
+                kernel = "max_pool_s8" if isinstance(op, IntegerMaxPool) else "window_average_pool_s8"
                 self._emit(
-                    "max_pool_s8", (y.height, y.batch), ARENA, ARENA, x, y, (*op.kernel, *op.stride),
+                    kernel, (y.height, y.batch), ARENA, ARENA, x, y, (*op.kernel, *op.stride),
                     (y.width, y.padded_channels, x.height, x.width), op.padding[:2],
                 )  # fmt: skip
             case IntegerAveragePool():
@@ -245,7 +256,31 @@ class OpenCLIntegerPredictor:
         form = exact_form(self.dot, max(op.weights[0].size for op in ops))
         forward(self.program, x, branches, self._point(ops[0].input), form, self.dot.offset, self._packed)
 
-    def _limits(self, op: IntegerConv | IntegerAdd | IntegerRelu) -> tuple[int, int, int, int]:
+    def _depthwise(self, op: IntegerDepthwiseConv, x: View, y: View) -> None:
+        if op.depth_multiplier > 1:
+            wide = self._repeated(op)
+            self._emit(
+                "repeat_channels_s8", (wide.height, wide.batch),
+                ARENA, ARENA, x, wide, (wide.width, wide.channels), op.depth_multiplier,
+            )  # fmt: skip
+            x = wide
+        branch = Branch(op, y, self._limits(op)[:3])
+        depthwise_s8.forward(self.program, x, branch, self._point(op.input), self.dot.offset, self._packed)
+
+    def _repeated(self, op: IntegerDepthwiseConv) -> View:
+        """The input of a depthwise convolution with a multiplier, each channel as often as it is read."""
+        name = f"{op.output} repeated"
+        if name not in self._views:
+            height, width, channels = image_shape(self.network.tensors[op.input].shape)
+            shape = (height, width, channels * op.depth_multiplier)
+            self._views[name] = self.program.images(name, shape, op.padding)
+            self._views[name].images.has_gaps = False
+            self._sources[name] = op.input
+        return self._views[name]
+
+    def _limits(
+        self, op: IntegerConv | IntegerDepthwiseConv | IntegerAdd | IntegerRelu
+    ) -> tuple[int, int, int, int]:
         """Zero point, lowest and highest code as they are stored."""
         params, offset = self.network.tensors[op.output].params, self.dot.offset
         low, high = output_limits(op, params)
@@ -273,14 +308,14 @@ def _joins(first: IntegerOp, op: IntegerOp, views: Mapping[str, View]) -> bool:
 
 def _products(network: IntegerNetwork) -> int:
     """How many products all convolutions sum for one image."""
-    convs = [op for op in network.ops if isinstance(op, IntegerConv)]
+    convs = [op for op in network.ops if isinstance(op, (IntegerConv, IntegerDepthwiseConv))]
     return sum(op.weights.size * math.prod(network.tensors[op.output].shape[:-1]) for op in convs)
 
 
 def _halos(network: IntegerNetwork) -> dict[str, Padding]:
     found: dict[str, Padding] = {}
     for op in network.ops:
-        if isinstance(op, IntegerConv):
+        if isinstance(op, (IntegerConv, IntegerDepthwiseConv)):
             found[op.input] = widest([found.get(op.input, NO_HALO), op.padding])
     return found
 

@@ -164,4 +164,36 @@ static inline int fixed_product(int x, int multiplier, int shift)
     const long remainder = high & mask, threshold = (mask >> 1) + (high < 0);
     return (int)((high >> right) + (remainder > threshold));
 }
+
+#if V == 16
+#define lvec long8
+#define uvec uint16
+#define AS_UVEC(x) as_uint16(x)
+#define AS_LVEC(x) as_long8(x)
+#define AS_IVEC(x) as_int16(x)
+#elif V == 8
+#define lvec long4
+#define uvec uint8
+#define AS_UVEC(x) as_uint8(x)
+#define AS_LVEC(x) as_long4(x)
+#define AS_IVEC(x) as_int8(x)
+#else
+#define lvec long2
+#define uvec uint4
+#define AS_UVEC(x) as_uint4(x)
+#define AS_LVEC(x) as_long2(x)
+#define AS_IVEC(x) as_int4(x)
+#endif
+
+// fixed_product(x) + zero point for negative shifts: even and odd lanes multiplied to 64 bits, rounded at bit 31,
+// then at bit `right`, ties away from zero. nudge: half of 2**right, and the zero point from bit `right` on.
+// ties: 0 rounds negative ties up instead, which does not matter where they end at the zero point either way.
+static inline ivec scale_down(ivec x, ivec multiplier, ivec nudge, ivec right, int ties)
+{
+    const lvec a = AS_LVEC(x), m = AS_LVEC(multiplier);
+    const lvec even = ((a << 32) >> 32) * ((m << 32) >> 32) + (1L << 30);
+    const lvec odd = (a >> 32) * (m >> 32) + (1L << 30);
+    const ivec high = AS_IVEC(((even >> 31) & 0xffffffffL) | ((odd << 1) & ~0xffffffffL));
+    return ((ties ? high + (high >> 31) : high) + nudge) >> right;
+}
 #endif
