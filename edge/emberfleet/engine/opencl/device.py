@@ -51,8 +51,12 @@ PLATFORM_VARIABLE = "EMBERFLEET_OPENCL_PLATFORM"
 CALLING_THREAD = ("basic", "cpu-minimal")
 """How the names begin of PoCL's devices that compute on the calling thread: up to version 3, from 4 on."""
 
-SHORT_WORK = 32_000_000
-"""Products that one core sums in 0.1 (int8) to 0.3 ms (float): others would hardly be awake by then."""
+SHORT_WORK = 8_000_000
+"""Products that one core sums in 25 (int8) to 75 microseconds (float): too few to share."""
+
+BINARY_HEADER = b"poclbin\0"
+BINARY_DEVICE = slice(8, 16)
+"""How PoCL's binaries begin, and where they name the device that they were built for."""
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +102,8 @@ class OpenCLDevice:
     fuses: bool = field(init=False)
     """Whether programs are fused into one launch each."""
     _calling: OpenCLDevice | None = field(init=False, default=None, repr=False)
+    _lender: OpenCLDevice | None = field(init=False, default=None, repr=False)
+    """The other device of the same processor: its programs run here too."""
     _programs: dict[tuple[str, Any], Program] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -164,7 +170,14 @@ class OpenCLDevice:
                     limits=replace(self.limits, compute_units=1),
                     tuned={},
                 )
+            self._calling._lender = self
         return self._calling
+
+    def finish(self) -> None:
+        """Wait for everything enqueued, on the calling thread's device as well."""
+        for device in (self._calling, self):
+            if device is not None:
+                device.queue.finish()
 
     def build(self, source_name: str, options: DataclassInstance | None = None) -> Program:
         """Build ``<source_name>.cl`` with the options as ``-D`` definitions, or take it from the cache.
@@ -192,7 +205,7 @@ class OpenCLDevice:
         """
         key = (source, vector)
         if key not in self._programs:
-            self._programs[key] = self._load_or_compile(name, source, [f"-DV={vector}"])
+            self._programs[key] = self._load_or_compile(name, source, vector)
         return self._programs[key]
 
     def kernel(self, source_name: str, kernel_name: str, options: DataclassInstance | None = None) -> Kernel:
@@ -249,6 +262,16 @@ class OpenCLDevice:
             flags = cl.mem_flags.READ_WRITE | cl.mem_flags.USE_HOST_PTR
             return Shared(cl.Buffer(self.context, flags, hostbuf=values), values)
 
+    def view(self, shared: Shared) -> Buffer:
+        """The buffer here of memory that another device of the same processor shares."""
+        import pyopencl as cl
+
+        if shared.buffer.context == self.context:
+            return shared.buffer
+        with foreign_errors("sharing memory with the calling thread"):
+            flags = cl.mem_flags.READ_WRITE | cl.mem_flags.USE_HOST_PTR
+            return cl.Buffer(self.context, flags, hostbuf=shared.values)
+
     def _checked(self, size_bytes: int, purpose: str) -> int:
         size_bytes = max(size_bytes, 64)
         if size_bytes > self.limits.max_allocation_bytes:
@@ -264,9 +287,10 @@ class OpenCLDevice:
         with foreign_errors(f"building {name}.cl for '{self.name}'", BuildError):
             return cl.Program(self.context, source).build(options=[*self.flags, *definitions])
 
-    def _load_or_compile(self, name: str, source: str, definitions: list[str]) -> Program:
+    def _load_or_compile(self, name: str, source: str, vector: int) -> Program:
         import pyopencl as cl
 
+        definitions = [f"-DV={vector}"]
         if not self.keeps_binaries:
             return self._compile(name, source, definitions)
         key = binaries.key(source, *self.flags, *definitions, self.name, self.driver)
@@ -276,10 +300,29 @@ class OpenCLDevice:
                 return self._load(name, kept)
             except DeviceError as error:
                 _log.warning("%s; building it again", error)
-        built = self._compile(name, source, definitions)
+        built = self._borrow(name, (source, vector)) or self._compile(name, source, definitions)
         with foreign_errors(f"reading the binary of {name}.cl"):
             binaries.save(key, built.get_info(cl.program_info.BINARIES)[0])
         return built
+
+    def _borrow(self, name: str, key: tuple[str, int]) -> Program | None:
+        """What the lender built: the same code under another device's name; None: build it here."""
+        import pyopencl as cl
+
+        program = self._lender and self._lender._programs.get(key)
+        if not program:
+            return None
+        mark = self._compile("mark", "__kernel void mark() {}", [])
+        with foreign_errors(f"reading the binary of {name}.cl"):
+            binary, own = (bytes(p.get_info(cl.program_info.BINARIES)[0]) for p in (program, mark))
+        if not binary.startswith(BINARY_HEADER) or not own.startswith(BINARY_HEADER):
+            return None
+        start, stop = BINARY_DEVICE.start, BINARY_DEVICE.stop
+        try:
+            return self._load(name, binary[:start] + own[start:stop] + binary[stop:])
+        except DeviceError as error:
+            _log.info("%s; building it here", error)
+            return None
 
     def _load(self, name: str, binary: bytes) -> Program:
         import pyopencl as cl

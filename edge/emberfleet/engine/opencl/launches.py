@@ -2,9 +2,10 @@
 
 Separate launches suit every device. Fused ones are for PoCL, whose groups are threads of the host: there
 a launch costs 45 microseconds where it has to wake threads, and all but one thread sleep between two
-kernels. In a fused launch the threads stay awake for a whole step, and one program is compiled, loaded
-and called instead of dozens. The kernels' text is the same: each .cl file is put into the program once
-for each set of options in use, its names made distinct by `#define`.
+kernels. In a fused launch the calling thread computes itself, the others help as soon as they are awake
+and stay so for a whole step, and one program is compiled, loaded and called instead of dozens.
+The kernels' text is the same: each .cl file is put into the program once for each set of options in use,
+its names made distinct by `#define`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import Any
 import numpy as np
 
 from emberfleet.core.arrays import Int32
-from emberfleet.core.errors import BuildError
+from emberfleet.core.errors import BuildError, DeviceError
 from emberfleet.engine.opencl.device import (
     PRELUDE,
     Buffer,
+    Kernel,
     OpenCLDevice,
+    Shared,
     define_options,
     foreign_errors,
     read_source,
@@ -31,7 +34,15 @@ from emberfleet.engine.opencl.device import (
 CELL_BYTES = 64
 """Buffers lie in one memory at multiples of this."""
 
-COUNTERS_PER_OPERATION = 32
+COUNTER_BYTES = 128
+"""Of the counters of one operation, and of those of a run (fused.cl)."""
+
+MOST_OPERATIONS = (1 << 16) - 1
+ALONE, POSTS, HELPS = range(3)
+"""What a group does (fused.cl)."""
+
+PATIENCE_CYCLES = 300_000
+"""How long a helper waits for the next run before it sleeps: 100 microseconds at 3 GHz."""
 
 _NAME = re.compile(r"^(?:KERNEL\((\w+)\)|static inline \w+ (\w+)\(|typedef .*?(\w+);)", re.MULTILINE)
 """What a .cl file defines: kernels, helper functions, types."""
@@ -99,20 +110,31 @@ class SeparateLaunches:
         for kernel, items, group in self._launches[start:stop]:
             enqueue(self._queue, kernel, items, group)
 
+    def wait(self) -> None:
+        """Until no kernel runs."""
+        self._queue.finish()
+
     def set_argument(self, position: int, index: int, value: Any) -> None:
         """Change one argument of one operation from the next run on."""
         self._launches[position][0].set_arg(index, value)
 
 
 class FusedLaunch:
-    """A sequence of operations, run by one launch."""
+    """A sequence of operations, run by one launch.
+
+    Where there are several threads, the calling thread runs the program through PoCL's device for it, and a
+    second launch has the others help. That one may outlast a run: whoever drops this waits for the device.
+    Where PoCL has no such device, all are helpers of a run that the host posts.
+    """
 
     def __init__(
-        self, device: OpenCLDevice, vector: int, operations: Sequence[Operation], memory: Buffer
+        self, device: OpenCLDevice, vector: int, operations: Sequence[Operation], memory: Shared
     ) -> None:
+        if len(operations) > MOST_OPERATIONS:
+            raise DeviceError(
+                f"a network of {len(operations)} launches, at most {MOST_OPERATIONS} are possible"
+            )
         self.names = [operation.kernel for operation in operations]
-        self._device = device
-        self._workers = device.limits.compute_units
         functions: dict[tuple[str, str, Any], int] = {}
         firsts: list[Operation] = []
         cases: list[str] = []
@@ -132,32 +154,61 @@ class FusedLaunch:
             given = ", ".join(f"{_accessor(a)}({i})" for i, a in enumerate(first.arguments))
             section = sections.index((first.source, first.options))
             cases.append(f"case {number}: {first.kernel}_{section}(group, {given}); break;")
-        program = device.build_text("fused", compose(sections, cases, width), vector)
-        with foreign_errors("preparing a network's program", BuildError):
-            import pyopencl as cl
-
-            self._kernel = cl.Kernel(program, "run_all")
+        text = compose(sections, cases, width)
         self._rows = device.share(self._table.nbytes, "the operations of a network")
-        count = len(operations)
-        self._counters = device.share(4 * COUNTERS_PER_OPERATION * (count + 1), "counters")
-        self._count = count
+        self._counters = device.share(COUNTER_BYTES * (1 + len(operations)), "counters")
+        self._helpers_there = self._counters.values[COUNTER_BYTES // 2 :][:4].view(np.int32)
+        self._helpers: Kernel | None = None
+        self._buffers: list[Buffer] = []
+        helpers = device.limits.compute_units - 1
+        caller = device.calling_thread()
+        if helpers and caller is not device:
+            self._helpers = self._kernel_on(device, text, vector, memory)
+            self._helpers.set_arg(3, np.array([0, 0, HELPS, PATIENCE_CYCLES], np.int32))
+        self._device, self._caller, self._count = device, caller, helpers
+        self._role = POSTS if self._helpers is not None else HELPS if helpers else ALONE
+        self._groups = 1 + helpers if self._role == HELPS else 1
+        self._posted = self._counters.values[:8].view(np.uint64)
+        self._kernel = self._kernel_on(caller, text, vector, memory)
         self._range: tuple[int, int] | None = None
-        self._kernel.set_args(memory, self._rows.buffer, self._counters.buffer, np.zeros(4, np.int32))
         self._changed = True
 
     def run(self, start: int, stop: int) -> None:
-        """Enqueue operations from `start` to before `stop`; does not wait."""
+        """Run operations from `start` to before `stop`; what reads the results calls `wait` first."""
         import pyopencl as cl
 
-        queue = self._device.queue
         if self._changed:
-            queue.finish()
+            self.wait()
             self._rows.values[: self._table.nbytes] = self._table.reshape(-1).view(np.uint8)
             self._changed = False
+        if self._role == HELPS:
+            self.wait()
+            run = (int(self._posted[0]) >> 32) + 1 & 0xFFFFFFFF
+            self._posted[0] = run << 32 | start << 16 | stop
         if (start, stop) != self._range:
             self._range = start, stop
-            self._kernel.set_arg(3, np.array([start, stop, self._workers, self._count], np.int32))
-        cl.enqueue_nd_range_kernel(queue, self._kernel, (self._workers,), (1,))
+            self._kernel.set_arg(3, np.array([start, stop, self._role, 0], np.int32))
+        if self._helpers is not None and not self._helpers_there[0]:
+            self._helpers_there[0] = self._count
+            cl.enqueue_nd_range_kernel(self._device.queue, self._helpers, (self._count,), (1,))
+            self._device.queue.flush()
+        cl.enqueue_nd_range_kernel(self._caller.queue, self._kernel, (self._groups,), (1,))
+
+    def wait(self) -> None:
+        """Until all tasks are done; helpers may still be looking for more."""
+        self._caller.queue.finish()
+
+    def _kernel_on(self, device: OpenCLDevice, text: str, vector: int, memory: Shared) -> Kernel:
+        """The program's kernel on one of the two devices of a processor, with its arguments."""
+        program = device.build_text("fused", text, vector)
+        with foreign_errors("preparing a network's program", BuildError):
+            import pyopencl as cl
+
+            kernel = cl.Kernel(program, "run_all")
+            buffers = [device.view(shared) for shared in (memory, self._rows, self._counters)]
+            kernel.set_args(*buffers, np.zeros(4, np.int32))
+        self._buffers += buffers  # a kernel does not hold them
+        return kernel
 
     def set_argument(self, position: int, index: int, value: Any) -> None:
         """Change one argument of one operation from the next run on; nothing may be running."""

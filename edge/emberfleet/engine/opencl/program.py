@@ -271,8 +271,8 @@ class Program:
         self._allocate(self._sizes)
         operations = [self._prepare(call) for call in self._calls]
         if self.device.fuses:
-            memory = self._regions[ARENA].buffer
-            self._runner = FusedLaunch(self.device, self.vector, operations, memory)
+            assert self._shared is not None
+            self._runner = FusedLaunch(self.device, self.vector, operations, self._shared)
         else:
             self._runner = SeparateLaunches(self.device, operations)
         return moved
@@ -296,7 +296,7 @@ class Program:
         region = self._regions[name]
         start = region.offset_bytes + offset_bytes
         if self._shared is not None:
-            self._wait()
+            self.wait()
             source = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
             self._shared.values[start : start + source.size] = source
             return
@@ -323,7 +323,7 @@ class Program:
         region = self._regions[name]
         start = region.offset_bytes + offset_bytes
         if self._shared is not None:
-            self._wait()
+            self.wait()
             stop = start + count * np.dtype(kind).itemsize
             return self._shared.values[start:stop].view(kind).copy()
         values = np.empty(count, kind)
@@ -354,11 +354,11 @@ class Program:
         strides = (place.image * self.element_bytes, self.element_bytes)
         return np.lib.stride_tricks.as_strided(flat, (view.batch, view.channels), strides, writeable=False)
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         """Until no kernel runs."""
         if self._running:
             with LaunchErrors("running a kernel"):
-                self.device.queue.finish()
+                self._ready.wait()
             self._running = False
 
     @property
@@ -381,7 +381,7 @@ class Program:
             total += round_up(max(size, 1), CELL_BYTES)
         self._shared = self.device.share(total, f"a network at a batch of {self.batch}")
         # The host owns this memory: it must not go while a kernel still runs in it.
-        weakref.finalize(self, self.device.queue.finish)
+        weakref.finalize(self, self.device.finish)
         self._regions = {name: Region(self._shared.buffer, offset) for name, offset in offsets.items()}
 
     def _unique(self, name: str) -> str:

@@ -203,7 +203,7 @@ def timer_of(device: OpenCLDevice) -> Timer:
     def measure(program: Program, start: int, stop: int) -> float:
         before = clock()
         program.run(start, stop)
-        program.device.queue.finish()
+        program.wait()
         return clock() - before
 
     return measure
@@ -277,7 +277,7 @@ class _Bench:
         sizes = {"weights": FLOAT_BYTES * weights, "gradients": FLOAT_BYTES * sums}
         moved = program.compile(sizes)
         program.run(0, 0)
-        self._device.queue.finish()
+        program.wait()
         self._program = program
         return [
             replace(
