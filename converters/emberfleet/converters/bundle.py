@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from emberfleet.converters.opencl.part import FOLDER, read_opencl_part, write_opencl_part
-from emberfleet.core.arrays import Float32
+from emberfleet.core.arrays import Float32, Tensors
 from emberfleet.core.bundle import GRAPH_PART, TFLITE_PART, WEIGHTS_PART, Bundle, encode_bundle
 from emberfleet.core.errors import FormatError, ShapeError
 from emberfleet.core.files import write_atomically
-from emberfleet.core.graph import without_softmax
+from emberfleet.core.graph import Graph, without_softmax
 from emberfleet.core.integer import IntegerNetwork, quantize
 from emberfleet.core.manifest import Manifest, TensorContract
+from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.signing import SigningKey
 from emberfleet.core.tensors import encode_tensors
 
@@ -72,22 +73,14 @@ def build_bundle(
         QuantError: the model has no ranges.
         ConversionError: a structure that a target cannot express.
     """
-    # The schema package is loaded by whoever writes a .tflite, not by a device that opens a bundle.
-    from emberfleet.converters.tflite.float_writer import write_tflite_float
-    from emberfleet.converters.tflite.int8_writer import write_tflite_int8
     from emberfleet.train.plans import retraining_plans
 
     graph = trained.graph
     network = quantize(graph, trained.tensors)
-    floating = (without_softmax(graph), trained.tensors) if opencl_float else None
-    parts = {
-        GRAPH_PART: graph.to_json().encode(),
-        WEIGHTS_PART: encode_tensors(trained.tensors),
-        TFLITE_PART: write_tflite_int8(network, f"{name} {version}, int8"),
-        **write_opencl_part(network, trained.preprocessing, floating),
-    }
-    if float_tflite:
-        parts[FLOAT_TFLITE_PART] = write_tflite_float(graph, trained.tensors, f"{name} {version}, float32")
+    parts = bundle_parts(
+        graph, trained.tensors, trained.preprocessing, name, version, network,
+        float_tflite=float_tflite, opencl_float=opencl_float,
+    )  # fmt: skip
     if plans is None:
         plans = {scope: plan.tensors for scope, plan in retraining_plans(graph).items()}
     figures = trained.figures if metrics is None else metrics
@@ -108,6 +101,46 @@ def build_bundle(
     if path is not None:
         write_atomically(path, data)
     return data
+
+
+def bundle_parts(
+    graph: Graph,
+    tensors: Tensors,
+    preprocessing: Preprocessing,
+    name: str,
+    version: int,
+    network: IntegerNetwork | None = None,
+    *,
+    float_tflite: bool = False,
+    opencl_float: bool = False,
+) -> dict[str, bytes]:
+    """Every part of a bundle by its name; the same arguments give the same bytes, as wire files need.
+
+    Args:
+        graph: The network.
+        tensors: Its tensors, ranges with them.
+        preprocessing: From pixels to what the network reads.
+        name: What the model is called.
+        version: The bundle's version.
+        network: The int8 network of the graph and the tensors; None: it is made here.
+        float_tflite: Add the float32 .tflite.
+        opencl_float: Add float32 launch plans.
+    """
+    # The schema package is loaded by whoever writes a .tflite, not by a device that opens a bundle.
+    from emberfleet.converters.tflite.float_writer import write_tflite_float
+    from emberfleet.converters.tflite.int8_writer import write_tflite_int8
+
+    network = quantize(graph, tensors) if network is None else network
+    floating = (without_softmax(graph), tensors) if opencl_float else None
+    parts = {
+        GRAPH_PART: graph.to_json().encode(),
+        WEIGHTS_PART: encode_tensors(tensors),
+        TFLITE_PART: write_tflite_int8(network, f"{name} {version}, int8"),
+        **write_opencl_part(network, preprocessing, floating),
+    }
+    if float_tflite:
+        parts[FLOAT_TFLITE_PART] = write_tflite_float(graph, tensors, f"{name} {version}, float32")
+    return parts
 
 
 def model_of(bundle: Bundle) -> TrainedModel:
