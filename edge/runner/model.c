@@ -16,8 +16,8 @@ struct ember_model {
     opencl_device device;
     opencl_run run;
     plan ready; /* without what points into the bundle */
-    int has_pixels;
-    float scale[3], shift[3];
+    plan_ends ends;
+    pixel_factors factors;
     float *staged; /* the input's stretch, zeros where no value belongs */
     void *output;  /* int8 codes or float32 values */
     int has_run;
@@ -41,8 +41,8 @@ int bundle_read(bundle *out, span bytes, const ember_options *options, ember_err
     free(payload);
     if (!fine) return 0;
     const manifest *about = &out->about;
-    const plan_ends ends = {about->height, about->width, about->channels, (uint64_t)about->positions * about->classes};
-    return plans_read(out->plans, out->held, &ends, error);
+    out->ends = (plan_ends){about->height, about->width, about->channels, (uint64_t)about->positions * about->classes};
+    return plans_read(out->plans, out->held, &out->ends, error);
 }
 
 void bundle_free(bundle *held)
@@ -103,9 +103,8 @@ static int prepare(ember_model *model, bundle *opened, const ember_options *opti
     model->staged = allocate((size_t)ready->input_bytes, 1);
     model->output = allocate(ready->output_count, ready->floating ? 4 : 1);
     if (!model->staged || !model->output) return fail(error, EMBER_NO_MEMORY, "no memory");
-    model->has_pixels = opened->plans->has_pixels;
-    memcpy(model->scale, opened->plans->pixel_scale, sizeof model->scale);
-    memcpy(model->shift, opened->plans->pixel_shift, sizeof model->shift);
+    model->ends = opened->ends;
+    model->factors = opened->plans->factors;
     ready->programs = NULL;
     ready->launches = NULL;
     ready->arguments = NULL;
@@ -159,35 +158,11 @@ const ember_info *ember_describe(const ember_model *model)
     return &model->info;
 }
 
-/* byte x scale + shift; each operation is rounded by itself, as numpy does, never fused. */
-static float preprocess(uint8_t byte, float scale, float shift)
-{
-    volatile float scaled = (float)byte * scale;
-    return scaled + shift;
-}
-
-static void stage(ember_model *model, ember_input kind, const void *input)
-{
-    const plan *ready = &model->ready;
-    const uint32_t channels = model->about.channels, step = kind == EMBER_RGBA ? 4 : channels;
-    for (uint32_t h = 0; h < model->about.height; h++)
-        for (uint32_t w = 0; w < model->about.width; w++) {
-            const size_t from = ((size_t)h * model->about.width + w) * step;
-            float *to = model->staged + ready->input_first + h * ready->input_row + w * ready->input_pixel;
-            if (kind == EMBER_FLOATS) {
-                memcpy(to, (const float *)input + from, channels * sizeof *to);
-                continue;
-            }
-            for (uint32_t c = 0; c < channels; c++)
-                to[c] = preprocess(((const uint8_t *)input)[from + c], model->scale[c], model->shift[c]);
-        }
-}
-
 static ember_status run_checked(ember_model *model, ember_input kind, const void *input, float *scores, ember_error *error)
 {
     const plan *ready = &model->ready;
     ember_error own = {0};
-    stage(model, kind, input);
+    stage_image(ready, &model->ends, &model->factors, kind, input, model->staged);
     if (!opencl_compute(&model->run, ready, model->staged, model->output, &own)) {
         if (error) *error = own;
         return own.status;
@@ -212,13 +187,9 @@ ember_status ember_run(ember_model *model, ember_input kind, const void *input, 
              model ? model->info.score_count : 0);
         return EMBER_BAD_ARGUMENT;
     }
-    const size_t pixels = (size_t)model->info.height * model->info.width;
-    size_t expected = 0;
-    if (kind == EMBER_PIXELS && model->has_pixels) expected = pixels * model->info.channels;
-    else if (kind == EMBER_FLOATS) expected = pixels * model->info.channels * sizeof(float);
-    else if (kind == EMBER_RGBA && model->has_pixels && model->info.channels == 3) expected = pixels * 4;
-    if (input_bytes != expected) {
-        fail(error, EMBER_BAD_ARGUMENT, "ember_run: %zu bytes of input, expected %zu (0: not this kind of input)",
+    const size_t expected = stage_bytes(&model->ends, &model->factors, kind);
+    if (!expected || input_bytes != expected) {
+        fail(error, EMBER_BAD_ARGUMENT, "ember_run: %zu bytes of input, expected %zu (0: the network takes no such input)",
              input_bytes, expected);
         return EMBER_BAD_ARGUMENT;
     }

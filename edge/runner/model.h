@@ -3,11 +3,12 @@
 #define EMBER_MODEL_H
 
 #include "manifest.h"
-#include "plan.h"
+#include "stage.h"
 
 typedef struct bundle {
     container *held;
     manifest about;
+    plan_ends ends;
     plan_list *plans;
 } bundle;
 

@@ -336,9 +336,9 @@ static int read_pixels(plan_list *out, const json *document, uint32_t object, ui
     static const char *const names[] = {"scale", "shift"};
     uint32_t fields[2];
     if (!json_fields(document, object, names, 2, 0, fields)) return 0;
-    out->has_pixels = 1;
-    return read_floats(document, fields[0], channels, names[0], out->pixel_scale) &&
-           read_floats(document, fields[1], channels, names[1], out->pixel_shift);
+    out->factors.known = 1;
+    return read_floats(document, fields[0], channels, names[0], out->factors.scale) &&
+           read_floats(document, fields[1], channels, names[1], out->factors.shift);
 }
 
 static int read_document(plan_list *out, const container *held, const plan_ends *ends, ember_error *error)

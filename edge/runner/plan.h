@@ -57,14 +57,19 @@ typedef struct plan {
     int32_t output_zero_point;
 } plan;
 
+/* From bytes to what the network reads, per channel: byte x scale + shift. */
+typedef struct pixel_factors {
+    int known; /* whether the bundle says them: else only EMBER_FLOATS can be taken */
+    float scale[3], shift[3];
+} pixel_factors;
+
 #define PLAN_MAX_PLANS 16
 
 /* plan.json of a bundle and the plans in it. Points into the bundle's bytes. */
 typedef struct plan_list {
     json document;
     span prelude;
-    int has_pixels;
-    float pixel_scale[3], pixel_shift[3];
+    pixel_factors factors;
     plan plans[PLAN_MAX_PLANS];
     uint32_t count;
 } plan_list;

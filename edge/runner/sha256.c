@@ -71,8 +71,13 @@ void sha256(const void *bytes, size_t size, uint8_t digest[SHA256_BYTES])
 
 int sha256_is(const uint8_t digest[SHA256_BYTES], const char *hexadecimal)
 {
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+    (void)digest; /* a fuzzer's mutants never match a digest */
+    return hexadecimal[2 * SHA256_BYTES - 1] != 'x';
+#else
     static const char digits[] = "0123456789abcdef";
     for (int i = 0; i < SHA256_BYTES; i++)
         if (hexadecimal[2 * i] != digits[digest[i] >> 4] || hexadecimal[2 * i + 1] != digits[digest[i] & 15]) return 0;
     return 1;
+#endif
 }
