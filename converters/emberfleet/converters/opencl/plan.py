@@ -22,7 +22,7 @@ from emberfleet.core.graph import Graph
 from emberfleet.core.integer import IntegerNetwork
 from emberfleet.engine.opencl.device import OpenCLDevice, define_options
 from emberfleet.engine.opencl.dot import Dot
-from emberfleet.engine.opencl.integer import OpenCLIntegerPredictor
+from emberfleet.engine.opencl.integer_recording import IntegerRecording
 from emberfleet.engine.opencl.layout import View
 from emberfleet.engine.opencl.limits import FAMILIES, GPU_VECTOR, MOST_LANES, Family, Limits
 from emberfleet.engine.opencl.predictor import record
@@ -143,19 +143,24 @@ def record_integer(network: IntegerNetwork) -> Iterator[Recording]:
     """The int8 network for each family."""
     for family in FAMILIES:
         device = planned_device(family)
-        recorded = _RecordedNetwork(device, network, 1, Dot.PLAIN)
-        program = recorded.program
+        recorded = IntegerRecording(device, network, 1, Dot.PLAIN)
+        program, packed = recorded.program, recorded.packed
+        contents = {
+            "weights": np.concatenate([np.zeros(0, np.int8), *packed.weights]),
+            "numbers": np.concatenate([np.zeros(0, np.int32), *packed.numbers]),
+        }
+        sizes = {**{name: values.nbytes for name, values in contents.items()}, "pixels": recorded.pixel_bytes}
         height, width, channels = network.input_tensor.shape
         yield Recording(
             device,
             INT8,
             program,
             program.lay_out()[recorded.quantized],
-            recorded.sizes,
-            recorded.contents,
+            sizes,
+            contents,
             _place_input(
                 "pixels",
-                (0, recorded.sizes["pixels"]),
+                (0, recorded.pixel_bytes),
                 (height, width, channels),
                 (0, width * channels, channels),
             ),
@@ -218,36 +223,6 @@ def planned_device(family: Family) -> OpenCLDevice:
 def float_bits(values: Array) -> list[int]:
     """Float32 values as the integers of their bits: exact, and no decimal point for a parser to read."""
     return [int(bits) for bits in np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint32)]
-
-
-class _RecordedNetwork(OpenCLIntegerPredictor):
-    """The int8 predictor as far as it goes without a device."""
-
-    quantized: int
-    """Recorded position of the first launch of a run."""
-
-    def _start(self, quantized: int) -> None:
-        self.quantized = quantized
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Bytes of the named buffers."""
-        height, width, channels = self.network.input_tensor.shape
-        pixels = height * width * channels + self.program.vector
-        return {**{name: values.nbytes for name, values in self.contents.items()}, "pixels": 4 * pixels}
-
-    @property
-    def contents(self) -> dict[str, Array]:
-        """What they hold at first."""
-        return {
-            "weights": np.concatenate([np.zeros(0, np.int8), *self._packed.weights]),
-            "numbers": np.concatenate([np.zeros(0, np.int32), *self._packed.numbers]),
-        }
-
-    @property
-    def output(self) -> View:
-        """Where the codes are."""
-        return self._output
 
 
 def _place_input(
