@@ -123,7 +123,7 @@ def batch_norm(walk: Walk, node: OnnxNode) -> None:
     epsilon = node.number("epsilon", 1e-5)
     if not epsilon >= 0 or not (variance + epsilon > 0).all():
         raise node.error(f"its variances and epsilon {epsilon} are not positive")
-    if node.integer("training_mode", 0):
+    if node.integer("training_mode", 0) or (walk.model.opset < 14 and len(node.outputs) > 1):
         walk.remarks.append(f"{node.label} was exported for training; it is read with its running statistics")
     scale = gamma / np.sqrt(variance + epsilon)
     if walk.is_bare_input(node, image) and (scale > 0).all():

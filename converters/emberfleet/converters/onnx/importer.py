@@ -30,6 +30,13 @@ SUPPORTED: Final = tuple(sorted({*HANDLERS, "Constant"}))
 """The operators on images and classes; more are computed where all their inputs are constants."""
 _QUANTIZED: Final = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinear", "Integer")
 
+_CHANNELS_FIRST: Final = (
+    "Conv",
+    "BatchNormalization",
+    *(name for name in POOLS if name not in ("Pad", "ReduceMean")),
+)
+_VALUE_BY_VALUE: Final = ("Identity", "Cast", "Add", "Sub", "Mul", "Div", "Relu", "Clip", "Max", "Min", "Pad")
+
 
 @dataclass(frozen=True, slots=True)
 class ImportedNetwork:
@@ -147,10 +154,22 @@ def _image(model: OnnxModel, size: tuple[int, int] | None) -> tuple[Shape, bool]
 
 
 def _channels_last(model: OnnxModel) -> bool:
-    """Whether the input is ``(N, H, W, C)``, as TensorFlow has it: transposed at once, or by its numbers."""
+    """Whether the input is ``(N, H, W, C)``, as TensorFlow has it.
+
+    What reads the image says so: convolutions and pools have channels first, a Transpose in front of them
+    is TensorFlow's. Where the image is flattened at once, an axis of 1 or 3 is taken for the channels.
+    """
+    images = {model.input}
     for node in model.nodes:
-        if model.input in node.inputs and node.operator == "Transpose":
+        if not images.intersection(node.inputs):
+            continue
+        if node.operator == "Transpose":
             return node.integers("perm") == (0, 3, 1, 2)
+        if node.operator in _CHANNELS_FIRST:
+            return False
+        if node.operator not in _VALUE_BY_VALUE:
+            break
+        images.update(node.outputs)
     return model.input_shape[3] in (1, 3) and model.input_shape[1] not in (1, 3)
 
 

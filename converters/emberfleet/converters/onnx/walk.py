@@ -192,17 +192,16 @@ class Walk:
         Raises:
             ConversionError: they are an image, or not in the order of our tensor.
         """
-        axes = [axis for axis in view.axes if axis != BATCH]
-        if not self._batch_first(view) or not view.in_our_order or len(axes) > 2:
+        extents = tuple(size for size in view.sizes[1:] if size != 1) or (1,)
+        if not self._batch_first(view) or not view.in_our_order or len(extents) > 2:
             label = node.label if node else "the output"
             raise ConversionError(
                 f"onnx: {label} has the shape {self.words(view.sizes)}, expected classes (N, K) or classes "
                 "at positions (N, P, K)"
             )
-        extents = tuple(view.shape[axis] for axis in axes) or (1,)
-        places = {axis: index for index, axis in enumerate(axes)} | {BATCH: BATCH}
-        dims = tuple(tuple(places[axis] for axis in dim) for dim in view.dims)
-        return self.reshaped(view, extents, dims)
+        axes = iter(range(len(extents)))
+        dims = tuple((next(axes),) if size != 1 else () for size in view.sizes[1:])
+        return self.reshaped(view, extents, (view.dims[0], *dims))
 
     def _batch_first(self, view: View) -> bool:
         return view.dims[:1] == (((BATCH,) if self.batch != 1 else ()),)
