@@ -15,6 +15,7 @@ from emberfleet.core.graph import (
     ClippedRelu,
     Concat,
     Conv2D,
+    DepthwiseConv2D,
     GlobalAveragePool,
     Graph,
     Input,
@@ -71,6 +72,29 @@ def test_the_bias_counts_in_input_scale_times_weight_scale() -> None:
     assert isinstance(op, IntegerConv)
     assert op.weights.ravel().tolist() == [127, -127]
     np.testing.assert_array_equal(op.bias, np.rint(np.array([0.1 / 0.01, -0.2 / (0.5 / 127)]) * 255))
+
+
+@pytest.mark.parametrize("weight", [1e-12, 1e-30, 1e-42, 0.0, 0.3])
+@pytest.mark.parametrize("bias", [0.75, -0.01])
+def test_a_channel_that_is_all_but_switched_off_keeps_its_bias(weight: float, bias: float) -> None:
+    graph = Graph(
+        (
+            Input("input", (), (2, 2, 1)),
+            DepthwiseConv2D("c", ("input",), 2, (1, 1)),
+            GlobalAveragePool("m", ("c",)),
+        )
+    )
+    t = random_tensors(graph)
+    t["c/range"] = np.array([-1, 1], np.float32)
+    t["c/weight"] = np.array([weight, 0.5], np.float32).reshape(2, 1, 1, 1)
+    t["c/bias"] = np.array([bias, 0.0], np.float32)
+    op = quantize(graph, t).ops[0]
+    assert isinstance(op, IntegerDepthwiseConv)
+    factor = int(op.multiplier[0]) * 2.0 ** (int(op.shift[0]) - 31)
+    assert int(op.bias[0]) * factor * 2 / 255 == pytest.approx(bias, abs=1e-4)
+    assert op.weights[1].item() == 127
+    if weight == 0.3:
+        assert op.weights[0].item() == 127
 
 
 def test_a_softmax_is_left_to_the_host() -> None:

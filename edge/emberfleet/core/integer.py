@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from emberfleet.core.arrays import Float32, Int8, Int32, Tensors
+from emberfleet.core.arrays import Float32, Float64, Int8, Int32, Tensors
 from emberfleet.core.errors import ConversionError, QuantError
 from emberfleet.core.folding import without_norms
 from emberfleet.core.graph import (
@@ -51,6 +51,10 @@ from emberfleet.core.quantization import (
 
 ADD_LEFT_SHIFT = 20
 """Bits of headroom that both operands of an addition are raised by before they are rescaled."""
+
+
+MAX_BIAS = 1 << 29
+"""Largest bias in units of input scale x weight scale: a quarter of int32, the rest is for products."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,15 +361,14 @@ class _Lowering:
         weights = self.held[f"{node.name}/weight"]
         if not np.isfinite(weights).all():
             raise QuantError(f"{node.kind} '{node.name}': weights hold values that are not finite")
-        scales = weight_scales(weights)
-        step = self.tensors[source].params.scale * scales.astype(np.float64)
         bias = self.held[f"{node.name}/bias"].astype(np.float64) if node.bias else np.zeros(len(weights))
         if not np.isfinite(bias).all():
             raise QuantError(f"{node.kind} '{node.name}': bias holds values that are not finite")
-        limit = np.iinfo(np.int32)
+        scales = _channel_scales(weights, bias, self.tensors[source].params.scale)
+        step = self.tensors[source].params.scale * scales.astype(np.float64)
         fixed = [quantize_multiplier(float(factor)) for factor in step / out.params.scale]
         q = quantize_weights(weights, scales)
-        b = np.clip(np.rint(bias / step), limit.min // 2, limit.max // 2).astype(np.int32)
+        b = np.rint(bias / step).astype(np.int32)
         m, s = (np.array(part, np.int32) for part in zip(*fixed, strict=True))
         slide = (node.stride, node.padding)
         if isinstance(node, Conv2D):
@@ -420,6 +423,19 @@ class _Lowering:
         if self.tensors[source].params != self.tensors[node.name].params:
             raise ConversionError(f"{node.kind} '{node.name}': input '{source}' is on another scale")
         return source
+
+
+def _channel_scales(weights: Float32, bias: Float64, input_scale: float) -> Float32:
+    """The scale of each output channel's weights, made so wide that its bias fits into 30 bits.
+
+    A channel that training has all but switched off has weights so small that its bias would be cut
+    off in their units; wider ones lose of the weights what no output shows. One whose weights are
+    all zero takes the units that suit its bias.
+    """
+    scales = weight_scales(weights)
+    finest = (np.abs(bias) / (input_scale * MAX_BIAS)).astype(np.float32)
+    silent = (weights == 0).all(axis=(1, 2, 3)) & (finest > np.finfo(np.float32).tiny)
+    return np.where(silent, finest, np.maximum(scales, finest)).astype(np.float32)
 
 
 def _ceilings(graph: Graph, ranges: Mapping[str, str]) -> dict[str, float]:

@@ -120,7 +120,9 @@ def weight_scales(weights: Real) -> Float32:
         ``(O,)`` float32, positive; a channel of zeros gets the scale 1.
     """
     peak = np.abs(weights.reshape(len(weights), -1)).max(axis=1).astype(np.float32)
-    return np.where(peak > 0, peak / np.float32(WEIGHT_MAX), np.float32(1.0)).astype(np.float32)
+    # A scale below the normal numbers would have no finite inverse.
+    scales = np.maximum(peak / np.float32(WEIGHT_MAX), np.finfo(np.float32).tiny)
+    return np.where(peak > 0, scales, np.float32(1.0)).astype(np.float32)
 
 
 def quantize_weights(weights: Float32, scales: Float32) -> Int8:
