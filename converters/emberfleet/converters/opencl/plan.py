@@ -20,7 +20,7 @@ import numpy as np
 from emberfleet.core.arrays import Array, Tensors
 from emberfleet.core.graph import Graph
 from emberfleet.core.integer import IntegerNetwork
-from emberfleet.engine.opencl.device import OpenCLDevice, define_options
+from emberfleet.engine.opencl.device import OpenCLDevice
 from emberfleet.engine.opencl.dot import Dot
 from emberfleet.engine.opencl.integer_recording import IntegerRecording
 from emberfleet.engine.opencl.layout import View
@@ -252,11 +252,8 @@ def _place(constants: Constants, values: Array | None) -> list[int]:
 
 
 def _program(call: Call, device: OpenCLDevice) -> tuple[str, tuple[str, ...]]:
-    """Source file and options of a launch's program, as `OpenCLDevice.build` gives them."""
-    options = define_options(call.options)
-    if device.lanes > 1:
-        options.append(f"-DLANES={device.lanes}")
-    return f"{call.source}.cl", tuple(options)
+    """Source file and options of a launch's program."""
+    return f"{call.source}.cl", tuple(device.definitions(call.options))
 
 
 def _argument(argument: Argument, buffers: Sequence[str]) -> list[str | int]:

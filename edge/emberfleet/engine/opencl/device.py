@@ -188,15 +188,19 @@ class OpenCLDevice:
         key = (source_name, options)
         if key not in self._programs:
             source = read_source(PRELUDE) + "\n" + read_source(source_name)
-            definitions = define_options(options)
-            if not any(definition.startswith("-DV=") for definition in definitions):
-                definitions.append(f"-DV={self.limits.vector_width}")
-            if self.lanes > 1:
-                definitions.append(f"-DLANES={self.lanes}")
-            if not self.limits.int64:
-                definitions.append("-DNO_INT64")
-            self._programs[key] = self._compile(source_name, source, definitions)
+            self._programs[key] = self._compile(source_name, source, self.definitions(options))
         return self._programs[key]
+
+    def definitions(self, options: DataclassInstance | None) -> list[str]:
+        """All that a source is built with on this device: the options and what the device adds."""
+        definitions = define_options(options)
+        if not any(definition.startswith("-DV=") for definition in definitions):
+            definitions.append(f"-DV={self.limits.vector_width}")
+        if self.lanes > 1:
+            definitions.append(f"-DLANES={self.lanes}")
+        if not self.limits.int64:
+            definitions.append("-DNO_INT64")
+        return definitions
 
     def build_text(self, name: str, source: str, vector: int) -> Program:
         """Build a program composed by the caller (see `build`); `name` is for messages.
