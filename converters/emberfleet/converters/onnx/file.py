@@ -156,14 +156,14 @@ def _read_model(model: onnx.ModelProto) -> OnnxModel:
             f"onnx: the model defines functions of its own ({model.functions[0].name}); inline them with "
             "onnx.inliner.inline_local_functions"
         )
-    constants = {tensor.name: read_tensor(tensor) for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constants]
+    constants = {_text(tensor.name): read_tensor(tensor) for tensor in graph.initializer}
+    inputs = [value for value in graph.input if _text(value.name) not in constants]
     if len(inputs) != 1 or len(graph.output) != 1:
         raise ConversionError(
             f"onnx: inputs {_names(inputs)} and outputs {_names(graph.output)}, expected one image and one "
             "list of classes; export the network without the others"
         )
-    output = graph.output[0].name
+    output = _text(graph.output[0].name)
     nodes = _needed([_read_node(node) for node in graph.node], output)
     return OnnxModel(
         nodes,
@@ -172,8 +172,8 @@ def _read_model(model: onnx.ModelProto) -> OnnxModel:
         _input_shape(inputs[0]),
         output,
         opset,
-        f"{model.producer_name} {model.producer_version}".strip(),
-        {entry.key: entry.value for entry in model.metadata_props},
+        f"{_text(model.producer_name)} {_text(model.producer_version)}".strip(),
+        {_text(entry.key): _text(entry.value) for entry in model.metadata_props},
     )
 
 
@@ -219,11 +219,14 @@ def _input_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
 
 
 def _read_node(node: onnx.NodeProto) -> OnnxNode:
-    operator = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+    domain, operator = _text(node.domain), _text(node.op_type)
+    if domain not in ("", "ai.onnx"):
+        operator = f"{domain}.{operator}"
     if max(len(node.input), len(node.output), len(node.attribute)) > MAX_LIST:
         raise FormatError(f"onnx: {operator[:80]!r} has over {MAX_LIST} inputs, outputs or attributes")
-    attributes = {entry.name: _read_attribute(entry) for entry in node.attribute}
-    return OnnxNode(operator, node.name, tuple(node.input), tuple(node.output), attributes)
+    attributes = {_text(entry.name): _read_attribute(entry) for entry in node.attribute}
+    inputs, outputs = (tuple(_text(name) for name in names) for names in (node.input, node.output))
+    return OnnxNode(operator, _text(node.name), inputs, outputs, attributes)
 
 
 def _read_attribute(entry: onnx.AttributeProto) -> Attribute:
@@ -250,7 +253,7 @@ def read_tensor(tensor: onnx.TensorProto) -> Array:
     """
     import onnx
 
-    name = tensor.name[:80]
+    name = _text(tensor.name)[:80]
     if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
         raise ConversionError(
             f"onnx: the values of tensor '{name}' lie in another file; save the model as one file "
@@ -270,6 +273,13 @@ def read_tensor(tensor: onnx.TensorProto) -> Array:
     return values
 
 
+def _text(value: str | bytes) -> str:
+    """A text of the file; protobuf hands out the bytes of one that is not UTF-8."""
+    if isinstance(value, bytes):
+        raise FormatError(f"onnx: {value[:80]!r} is not UTF-8 text")
+    return value
+
+
 def _type_name(number: int) -> str:
     import onnx
 
@@ -280,5 +290,5 @@ def _type_name(number: int) -> str:
 
 
 def _names(values: Iterable[onnx.ValueInfoProto]) -> str:
-    shown = [value.name[:80] for value in values]
+    shown = [_text(value.name)[:80] for value in values]
     return "(" + ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "") + ")"

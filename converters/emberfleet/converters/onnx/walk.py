@@ -86,7 +86,7 @@ class Walk:
         Raises:
             FormatError: they would be too many.
         """
-        self._values_held += count
+        self._values_held += max(count, 0)
         if self._values_held > MAX_VALUES:
             raise FormatError(
                 f"onnx: {what} would bring the network's values to {self._values_held}, expected at most "
