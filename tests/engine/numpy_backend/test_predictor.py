@@ -7,13 +7,13 @@ import pytest
 
 from emberfleet.core.arrays import Float32
 from emberfleet.core.errors import ShapeError
-from emberfleet.core.graph import Graph
-from emberfleet.core.quantization import quantization_points
+from emberfleet.core.graph import Conv2D, DepthwiseConv2D, Graph
+from emberfleet.core.quantization import fake_quantize_weights, quantization_points
 from emberfleet.engine.backend import TrainingSpec
 from emberfleet.engine.numpy_backend.activations import activations
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.optimizers import Sgd
-from tests.core.networks import bypass_network, random_tensors
+from tests.core.networks import bypass_network, mobile_network, random_tensors
 from tests.engine.networks import MOBILE_NETWORKS, NETWORKS, double_tensors, random_batch, single_tensors
 from tests.engine.tolerance import assert_close
 
@@ -65,6 +65,23 @@ def test_fake_quantization_gives_outputs_that_are_steps_of_the_last_range() -> N
     del tensors[next(iter(quantization_points(graph).values()))]
     with pytest.raises(ShapeError, match="calibrate"):
         NumpyBackend().predictor(graph, tensors, 4, fake_quantize=True)
+
+
+def test_fake_quantization_rounds_the_weights_of_every_convolution() -> None:
+    graph, tensors = mobile_network(), random_tensors(mobile_network())
+    x = random_batch(graph, 4)[0].astype(np.float32)
+    expected = NumpyBackend().predictor(graph, tensors, 4, fake_quantize=True).run(x)
+    for node in graph.nodes:
+        if isinstance(node, Conv2D | DepthwiseConv2D):
+            name = f"{node.name}/weight"
+            rounded = dict(tensors)
+            rounded[name] = fake_quantize_weights(tensors[name]).astype(np.float32)
+            found = NumpyBackend().predictor(graph, rounded, 4, fake_quantize=True).run(x)
+            np.testing.assert_array_equal(found, expected, err_msg=name)
+            rounded[name] *= np.float32(1.3)
+            assert not np.array_equal(
+                NumpyBackend().predictor(graph, rounded, 4, fake_quantize=True).run(x), expected
+            )
 
 
 def test_images_that_do_not_fit_and_unknown_nodes_are_refused() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from emberfleet.core.arrays import Float32
 from emberfleet.core.errors import ConfigError, ShapeError
-from emberfleet.core.graph import Graph
+from emberfleet.core.graph import ClippedRelu, DepthwiseConv2D, Graph, Input, Reshape
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.quantization import QuantParams, fake_quantize_weights, quantization_points
 from emberfleet.engine.backend import TrainingSpec
@@ -287,6 +287,30 @@ def test_rounding_passes_gradients_straight_inside_the_range_and_stops_them_outs
     dy = (softmax - np.eye(3)[labels]) / BATCH * inside
     np.testing.assert_allclose(found["dense/weight"].reshape(3, -1), dy.T @ rows, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found["dense/bias"], dy.sum(axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_clipped_relu_stops_gradients_by_what_it_saw_before_rounding() -> None:
+    graph = Graph(
+        (
+            Input("image", (), (1, 1, 5)),
+            DepthwiseConv2D("d", ("image",), 1, (1, 1)),
+            ClippedRelu("clipped", ("d",), 1.0),
+            Reshape("flat", ("clipped",), (5,)),
+        )
+    )
+    tensors = single_tensors(graph)
+    tensors |= {"d/weight": np.ones((5, 1, 1, 1), np.float32), "d/bias": np.zeros(5, np.float32)}
+    tensors |= {"image/range": single([-2, 2]), "clipped/range": single([0, 8])}
+    inside, coarse = QuantParams.from_range(-2, 2), QuantParams.from_range(0, 8)
+    x = inside.dequantize(inside.quantize(single([-0.5, 0.016, 0.5, 0.996, 1.5])))
+    rounded = coarse.dequantize(coarse.quantize(np.clip(x, 0, 1)))
+    assert rounded[1] == 0.0
+    assert rounded[3] > 1.0
+    trainer = make(graph, TrainingSpec(1, Sgd(), fake_quantize=True))
+    trainer.load(tensors)
+    found = trainer.gradients(x.reshape(1, 1, 1, 5), np.array([4]))["d/bias"]
+    expected = (np.exp(rounded) / np.exp(rounded).sum() - np.eye(5)[4]) * [0, 1, 1, 1, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_wide_ranges_and_fine_steps_give_nearly_the_gradients_of_no_rounding() -> None:
