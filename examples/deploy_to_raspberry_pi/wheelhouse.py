@@ -2,8 +2,8 @@
 
     python wheelhouse.py TARGET FOLDER
 
-TARGET is arm64-bookworm, arm64-trixie, armhf-bookworm or armhf-trixie: the processor's word length and the Debian
-below the Raspberry Pi OS. On 32 bit, numpy, cryptography, pyopencl and Pillow are Debian's own and not fetched.
+TARGET is arm64-bookworm, arm64-trixie, armhf-bookworm or armhf-trixie: the processor and the Debian that is
+below the Raspberry Pi OS. On 32 bit (armhf), numpy, cryptography, pyopencl and Pillow are Debian's own.
 
     emberfleet convert build/my-model --to raspberrypi --wheelhouse FOLDER --out my-model.deb
 """
@@ -63,7 +63,7 @@ def fill(name: str, folder: Path) -> None:
     if target.processor == "aarch64":
         download(target, folder, *base, *EVERYWHERE, *target.also)
         return
-    # Nobody publishes all of these for 32 bit, so they are looked up for 64 bit, and what is compiled is dropped.
+    # Nobody publishes all of these for 32 bit: they are looked up for 64 bit, and what is compiled is dropped.
     download(TARGETS[name.replace("armhf", "arm64")], folder, *base, *EVERYWHERE)
     for wheel in folder.glob("*.whl"):
         if not re.search(r"-none-any\.whl$", wheel.name):

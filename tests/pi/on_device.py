@@ -2,8 +2,8 @@
 
     python on_device.py BUNDLE KEY LEARN TEST OUT
 
-The same program runs on the emulated Pi and on the host, so that the answers can be compared. It uses nothing but what
-the Debian package installs. LEARN and TEST are .safetensors files of images and labels; OUT is a folder for
+The same program runs on the emulated Pi and on the host, so that the answers can be compared. It uses nothing
+but what the Debian package installs. LEARN and TEST are .safetensors files of images and labels; OUT takes
 ``answers.safetensors`` and ``facts.json``.
 """
 

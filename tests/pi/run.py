@@ -1,0 +1,82 @@
+"""What Emberfleet does on emulated Raspberry Pis, beside what it does here: `make test-pi ROOT=...`.
+
+Every root folder found is put through `tests.pi.story`. A table goes to the terminal, the figures to
+build/pi.json. How to make roots: docs/guides/raspberry-pi.md. Times under emulation say nothing, so none are
+given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.pi.desk import REPOSITORY, Desk
+from tests.pi.story import tell
+from tests.pi.userland import UserlandError, find_roots, what_is_missing
+
+NO_ROOTS = "ROOT=FOLDER with roots of arm64 or armhf: docs/guides/raspberry-pi.md says how to make them"
+COLUMNS = ("target", "Python", "numpy", "HPKE", ".deb", "installed", "+ OpenCL", "litert", "opencl", "numpy",
+           "retrained", "round")  # fmt: skip
+CAPTION = (
+    ".deb, installed (beyond Raspberry Pi OS Lite), OpenCL: MiB. litert, opencl, numpy: int8 steps from this "
+    "machine's numpy. retrained: largest difference of a weight, as a share of the largest weight."
+)
+
+
+def main() -> int:
+    """Run every root; 0 when all went well or there was nothing to do."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("root", nargs="?", default="", help="a root folder, or a folder of them")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "build")
+    options = parser.parse_args()
+    say = Console(stderr=True, soft_wrap=True, highlight=False)
+    roots = find_roots(Path(options.root)) if options.root else []
+    missing = what_is_missing() + ([] if roots else [NO_ROOTS])
+    if missing:
+        say.print("Skipped: no emulated Raspberry Pi. It needs " + "; ".join(missing) + ".")
+        return 0
+    desk = Desk.make(options.out.resolve() / "pi")
+    rows: list[dict[str, Any]] = []
+    for root in roots:
+        try:
+            rows.append(tell(desk, root, lambda text: say.print(text)))
+        except (UserlandError, AssertionError, subprocess.CalledProcessError) as error:
+            say.print(f"{root.name} failed: {error}", markup=False)
+            rows.append({"target": root.name, "ran": [], "failure": str(error).splitlines()[0]})
+    (options.out / "pi.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    Console(width=150).print(table_of(rows))
+    return 1 if any("failure" in row for row in rows) else 0
+
+
+def table_of(rows: list[dict[str, Any]]) -> Table:
+    """The rows for people."""
+    table = Table(*COLUMNS, caption=CAPTION)
+    for row in rows:
+        if "failure" in row:
+            table.add_row(row["target"], "failed")
+            continue
+        sizes, agreement = row["installed_mib"], row["agreement"]
+        table.add_row(
+            row["target"],
+            row["python"],
+            row["libraries"]["numpy"],
+            row["hpke"],
+            f"{row['bytes'] / 2**20:.1f}",
+            str(sizes["all_but_opencl"]),
+            str(sizes["opencl"]),
+            *(str(agreement["logits"].get(name, "-")) for name in ("litert", "opencl", "numpy")),
+            ", ".join(f"{name} {value:.0e}" for name, value in agreement["weights"].items()),
+            row["round"]["phase"],
+        )
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
