@@ -4,11 +4,11 @@
 ``minmax``      the smallest and the largest value seen
 ``percentile``  all but a share of the values on each side: a few stray ones do not widen every step
 ``mse``         the least sum of squared rounding errors over all values, by histogram
+``pools``       as ``minmax``, but what only a global average pool reads by the error behind the pool
 ==============  ============================================================================================
 
-A tensor that only a global average pool reads is judged behind the pool, where ``mse`` is chosen: the
-mean is rounded to the same steps once more, so a class map of range [0, 388] whose means lie below 30
-would leave 20 different scores.
+``mse`` too judges behind a global average pool what only the pool reads. The mean is rounded to the same
+steps once more, so a class map of range [0, 388] whose means lie below 30 would leave 20 different scores.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from emberfleet.core.quantization import QuantParams, fake_quantize, quantizatio
 from emberfleet.engine.numpy_backend.activations import activations
 from emberfleet.train.calibration.histogram import Histogram, Range, candidates
 
-METHODS = ("minmax", "percentile", "mse")
+METHODS = ("minmax", "percentile", "mse", "pools")
 PERCENTILE = 99.99
 BATCH_BYTES = 128 << 20
 """Of the widest tensor of one batch of images."""
@@ -84,15 +84,15 @@ def calibrate(
 
     watch(widen, x)
     chosen = extremes
-    if method != "minmax":
+    if method in ("percentile", "mse"):
         histograms = {name: Histogram(*extreme) for name, extreme in extremes.items()}
         watch(lambda name, values: histograms[name].add(values), x)
         chosen = {
             name: counts.percentile(percentile) if method == "percentile" else counts.least_error()
             for name, counts in histograms.items()
         }
-    if method == "mse":
-        chosen |= _behind_pools(graph, weights, x, observed, extremes, threads)
+    if method in ("mse", "pools"):
+        chosen = chosen | _behind_pools(graph, weights, x, observed, extremes, threads)
     ranges = {name: np.array(found, np.float32) for name, found in chosen.items()}
     if fixed in tensors:
         ranges[fixed] = np.asarray(tensors[fixed], np.float32)

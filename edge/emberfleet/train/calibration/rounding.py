@@ -23,7 +23,7 @@ from emberfleet.core.quantization import WEIGHT_MAX, weight_scales
 from emberfleet.engine.numpy_backend.activations import activations
 from emberfleet.train.calibration.ranges import batch_of
 
-PATCHES_PER_IMAGE = 400
+PATCHES_PER_IMAGE = 200
 DAMPING = 0.01
 """Of the mean diagonal of H, added to it: directions that no image shows stay put."""
 SEED = 7
@@ -72,18 +72,34 @@ def round_with_moments(
         most: Largest magnitude of a level.
         rate: Squared error that one bit is worth; 0: only the error counts.
     """
-    rows = weights.reshape(len(weights), -1).astype(np.float64)
+    order, upper = conditional_factors(moments)
+    return levels_of(weights, order, upper, steps, most, rate)
+
+
+def conditional_factors(moments: Float64) -> tuple[np.ndarray, Float64]:
+    """The order in which inputs are rounded, strongest first, and how errors pass on in that order.
+
+    Returns:
+        A permutation of K, and the upper triangular ``(K, K)`` with ``U^T U`` the inverse of the moments.
+    """
     diagonal = moments.diagonal()
     damped = moments + np.eye(len(moments)) * (DAMPING * max(float(diagonal.mean()), 1e-12))
     order = np.argsort(-diagonal, kind="stable")
     inverse = np.linalg.inv(damped[np.ix_(order, order)])
-    upper = np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float64)
+    return order, np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float64)
+
+
+def levels_of(
+    weights: Float32, order: np.ndarray, upper: Float64, steps: Float64, most: int, rate: float
+) -> Int32:
+    """`round_with_moments`, where `conditional_factors` are there already."""
+    rows = weights.reshape(len(weights), -1).astype(np.float64)[:, order]
     bits = np.zeros(2 * most + 1)
-    levels = _feed_forward(rows[:, order], upper, steps, most, 0.0, bits)
+    levels = _feed_forward(rows, upper, steps, most, 0.0, bits)
     for _ in range(2 if rate > 0 else 0):
         counts = np.bincount((levels + most).ravel(), minlength=2 * most + 1) + 0.1
         bits = -np.log2(counts / counts.sum())
-        levels = _feed_forward(rows[:, order], upper, steps, most, rate, bits)
+        levels = _feed_forward(rows, upper, steps, most, rate, bits)
     result = np.empty_like(levels)
     result[:, order] = levels
     return result.reshape(weights.shape)

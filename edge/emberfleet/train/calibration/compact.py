@@ -1,0 +1,164 @@
+"""Weights of few bits: as coarse as the network's answer allows, and no coarser where it is sensitive.
+
+All weights of a convolution share one step. How coarse it may be follows from what an error in that layer
+does to the scores, measured on images: the least error in all for a number of bits has every bit buy equally
+much, so one number, the error of a weight in the scores, sets every step (reverse water-filling).
+`calibration.rounding` then chooses the levels: errors are fed forward, and levels that cost fewer bits are
+taken where the error allows it, which prunes small weights to zero. A wire file (`converters.wire`)
+stores the levels at close to their entropy.
+
+Source: Chou, Lookabaugh and Gray 1989; Young et al. 2021, arXiv:2012.15011, for the weighing of layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from emberfleet.core.arrays import Float32, Float64, Int32, Tensors, UInt8
+from emberfleet.core.errors import ConfigError
+from emberfleet.core.graph import Conv2D, Graph
+from emberfleet.engine.numpy_backend.activations import activations
+from emberfleet.train.calibration.equalisation import equalise
+from emberfleet.train.calibration.inputs import absorb_preprocessing
+from emberfleet.train.calibration.model import Calibration, foldable
+from emberfleet.train.calibration.pools import spread_pools
+from emberfleet.train.calibration.ranges import batch_of, calibrate
+from emberfleet.train.calibration.rounding import conditional_factors, levels_of, patch_moments
+from emberfleet.train.trained import TrainedModel
+
+MOST = 63
+"""Largest magnitude of a level."""
+PROBES = 16
+"""Images that a layer's weight in the answer is measured on."""
+BIAS_BITS = 12
+"""Of mantissa that biases keep."""
+SEARCH_STEPS = 7
+COARSEST, FINEST = 1e-2, 1e-8
+"""Errors that a search for a size stays within, as shares of the scores' own variance."""
+
+
+class Layer(NamedTuple):
+    """A convolution whose weights are to be rounded."""
+
+    name: str
+    weight: Float32
+    order: np.ndarray
+    upper: Float64
+    sensitivity: float
+    """Share of the scores' variance per unit of squared error in what the layer produces."""
+
+
+def compact_model(
+    model: TrainedModel, images: UInt8, target_bytes: int, options: Calibration | None = None
+) -> TrainedModel:
+    """The model with weights of so few bits that their entropy is at most `target_bytes`, calibrated for 8 bits.
+
+    Args:
+        model: Trained in floating point.
+        images: ``(N, H, W, C)`` bytes like those that the model will see.
+        target_bytes: Of all convolutions' weights together; a wire file adds its manifest, biases and labels.
+        options: As for `calibrate_model`; of the weights' rounding only ``absorb``, ``equalise``, ``spread`` count.
+
+    Raises:
+        ConfigError: fewer bytes than the coarsest weights take.
+    """
+    chosen = Calibration() if options is None else options
+    model = absorb_preprocessing(model) if chosen.absorb else model
+    x = model.preprocessing.apply(images)
+    graph, held = foldable(model.graph, {k: v for k, v in model.tensors.items() if not k.endswith("/range")})
+    if chosen.equalise:
+        held = equalise(graph, held, x, chosen.threads)
+    layers = measure_layers(graph, held, x, chosen.threads)
+    levels, steps = _at_most(layers, target_bytes)
+    for layer in layers:
+        held[f"{layer.name}/weight"] = levels[layer.name].astype(np.float32) * np.float32(steps[layer.name])
+        held[f"{layer.name}/bias"] = short_floats(held[f"{layer.name}/bias"])
+    if chosen.spread:
+        graph, held = spread_pools(graph, held)
+    held[f"{graph.input.name}/range"] = np.array(model.preprocessing.range, np.float32)
+    held |= calibrate(graph, held, x, chosen.method, chosen.percentile, chosen.threads)
+    return replace(model, graph=graph, tensors=held)
+
+
+def measure_layers(graph: Graph, tensors: Tensors, x: Float32, threads: int | None = None) -> list[Layer]:
+    """What rounding each convolution needs: its inputs' moments, and how much its errors weigh in the scores."""
+    moments = patch_moments(graph, tensors, x, threads)
+    probes = x[:: max(1, len(x) // PROBES)][: max(1, min(PROBES, batch_of(graph)))]
+    exact = _centred_scores(graph, tensors, probes, threads)
+    variance = float((exact**2).sum()) / len(probes)
+    layers = []
+    for node in graph.nodes:
+        if not isinstance(node, Conv2D):
+            continue
+        name = f"{node.name}/weight"
+        weight = np.asarray(tensors[name], np.float32)
+        step = max(0.7 * float(weight.std()), 1e-12)
+        rounded = (np.rint(weight / step) * step).astype(np.float32)
+        off = (rounded - weight).reshape(len(weight), -1).astype(np.float64)
+        made = float(((off @ moments[node.name]) * off).sum())
+        scores = _centred_scores(graph, {**tensors, name: rounded}, probes, threads)
+        answer = float(((scores - exact) ** 2).sum()) / len(probes) / max(variance, 1e-12)
+        order, upper = conditional_factors(moments[node.name])
+        layers.append(Layer(node.name, weight, order, upper, max(answer / max(made, 1e-30), 1e-30)))
+    return layers
+
+
+def rounded_layers(layers: list[Layer], error: float) -> tuple[dict[str, Int32], dict[str, float], float]:
+    """Levels and steps by layer where a weight's error in the scores is `error`, and the bytes they take."""
+    levels: dict[str, Int32] = {}
+    steps: dict[str, float] = {}
+    total = 0.0
+    for layer in layers:
+        typical = math.exp(float(np.log(1.0 / layer.upper.diagonal() ** 2).mean()))
+        finest = float(np.abs(layer.weight).max()) / MOST
+        step = float(np.float32(max(math.sqrt(12.0 * error / (layer.sensitivity * typical)), finest, 1e-30)))
+        rate = 2.0 * math.log(2.0) * error / layer.sensitivity
+        each = np.full(len(layer.weight), step)
+        found = levels_of(layer.weight, layer.order, layer.upper, each, MOST, rate)
+        levels[layer.name], steps[layer.name] = found, step
+        total += entropy_bytes(found)
+    return levels, steps, total
+
+
+def entropy_bytes(levels: Int32) -> float:
+    """What an ideal coder that knows how often each level comes needs for them."""
+    counts = np.unique(levels, return_counts=True)[1]
+    return float(-(counts * np.log2(counts / levels.size)).sum()) / 8.0
+
+
+def short_floats(values: Float32) -> Float32:
+    """Numbers with `BIAS_BITS` of mantissa, the rest zero: they compress to half."""
+    mantissa, exponent = np.frexp(values.astype(np.float64))
+    short: Float32 = np.ldexp(np.rint(np.ldexp(mantissa, BIAS_BITS)), exponent - BIAS_BITS).astype(np.float32)
+    return short
+
+
+def _at_most(layers: list[Layer], target_bytes: int) -> tuple[Mapping[str, Int32], Mapping[str, float]]:
+    """The finest weights within the target, by halving the logarithm of the error."""
+    fine, coarse = math.log(FINEST), math.log(COARSEST)
+    best = rounded_layers(layers, COARSEST)
+    if best[2] > target_bytes:
+        raise ConfigError(
+            f"compact: {target_bytes} bytes are too few; the coarsest weights take {best[2]:.0f}"
+        )
+    for _ in range(SEARCH_STEPS):
+        middle = (fine + coarse) / 2.0
+        found = rounded_layers(layers, math.exp(middle))
+        if found[2] <= target_bytes:
+            best, coarse = found, middle
+        else:
+            fine = middle
+    return best[0], best[1]
+
+
+def _centred_scores(graph: Graph, tensors: Tensors, x: Float32, threads: int | None) -> Float64:
+    """Scores less their mean over the classes, which no prediction depends on."""
+    held = {name: tensors[name] for name in graph.parameters}
+    scores = activations(graph, held, x, [graph.logits], threads)[graph.logits].astype(np.float64)
+    centred: Float64 = scores - scores.mean(axis=-1, keepdims=True)
+    return centred
