@@ -85,8 +85,7 @@ class Drawing:
         if len(before) == 3 and before[2] > 1 and before[0] * before[1] > 1:
             source = self.add("Transpose", (source,), self.unused(f"{output}/nhwc"), perm=(0, 2, 3, 1))
         if len(after) != 3 or after[2] == 1 or after[0] * after[1] == 1:
-            shape = (after[2], *after[:2]) if len(after) == 3 else after
-            sizes = self.constant(f"{output}/shape", np.array([0, *shape], np.int64))
+            sizes = self.constant(f"{output}/shape", np.array([0, *file_order(after)], np.int64))
             return self.add("Reshape", (source, sizes), output)
         sizes = self.constant(f"{output}/shape", np.array([0, *after], np.int64))
         plain = self.add("Reshape", (source, sizes), self.unused(f"{output}/nhwc"))
@@ -102,7 +101,7 @@ class Drawing:
 
         Args:
             image: ``(H, W, C)``.
-            scores: ``(K,)`` or ``(P, K)``.
+            scores: ``(K,)`` or ``(P, K)``, or an image.
             description: What the file says about itself.
             metadata: Further texts.
 
@@ -112,12 +111,11 @@ class Drawing:
         from onnx import TensorProto
         from onnx.helper import make_graph, make_model, make_opsetid, make_tensor_value_info, set_model_props
 
-        height, width, channels = image
         graph = make_graph(
             self._nodes,
             "emberfleet",
-            [make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", channels, height, width])],
-            [make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", *scores])],
+            [make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", *file_order(image)])],
+            [make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", *file_order(scores)])],
             list(self._constants.values()),
         )
         model = make_model(
@@ -131,6 +129,11 @@ class Drawing:
                 f"onnx: the file would have {size} bytes, expected at most {MAX_FILE_BYTES}"
             )
         return bytes(model.SerializeToString(deterministic=True))
+
+
+def file_order(shape: Shape) -> Shape:
+    """A shape of ours as it is in the file: an image's channels come first."""
+    return (shape[2], *shape[:2]) if len(shape) == 3 else shape
 
 
 def channels_first(weights: Array) -> Array:

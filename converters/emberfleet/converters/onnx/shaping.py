@@ -101,17 +101,18 @@ def _regroup(walk: Walk, node: OnnxNode, view: View, sizes: tuple[int, ...]) -> 
     if found is not None:
         walk.alias(node, found, SHAPES)
         return
-    classes = math.prod(view.shape)
-    positions = tuple(size for size in sizes[1:] if size != 1)
-    if len(positions) != 2 or sizes[0] != walk.batch or max(view.shape) != classes or not view.in_our_order:
+    # A vector may be cut, since nothing says what its values are: classes at positions, or an image.
+    parts = tuple(size for size in sizes[1:] if size != 1)
+    vector = max(view.shape) == math.prod(view.shape) and view.in_our_order
+    if not vector or len(parts) not in (2, 3) or sizes[0] != walk.batch:
         raise node.error(
             f"reshapes {walk.words(view.sizes)} to {walk.words(sizes)}, which cuts the image's axes; "
             "expected to flatten, to restore an image, or to split classes into positions (N, P, K)"
         )
-    name = walk.emit(Reshape(walk.name(node), (view.node,), positions))
-    made = View(name, positions, (), view.batch)
-    axes = iter((0, 1))
-    walk.give(node, made.arranged((BATCH,), *((next(axes),) if size != 1 else () for size in sizes[1:])))
+    name = walk.emit(Reshape(walk.name(node), (view.node,), parts))
+    axes = iter(range(len(parts)))
+    dims = ((next(axes),) if size != 1 else () for size in sizes[1:])
+    walk.give(node, View(name, parts, (), view.batch).arranged((BATCH,), *dims))
 
 
 def squeeze(walk: Walk, node: OnnxNode) -> None:
