@@ -9,11 +9,13 @@ from emberfleet.core.graph import Padding, Shape
 from emberfleet.core.integer import (
     IntegerAveragePool,
     IntegerConv,
+    IntegerDepthwiseConv,
     IntegerMaxPool,
     IntegerNetwork,
     IntegerOp,
     IntegerReshape,
     IntegerTensor,
+    IntegerWindowAveragePool,
 )
 from emberfleet.core.quantization import QuantParams
 
@@ -75,6 +77,39 @@ def conv_network(
     return showing(op, (*size, inputs), made, points, 0.1)
 
 
+def depthwise_network(
+    size: tuple[int, int],
+    channels: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int] = (1, 1),
+    pad: Padding = (0, 0, 0, 0),
+    times: int = 1,
+    shifts: tuple[int, int] = (-12, -5),
+    relu: bool = False,
+) -> IntegerNetwork:
+    """One depthwise convolution with random weights, biases, multipliers and shifts from a range."""
+    rng = np.random.default_rng(0)
+    outputs = channels * times
+    multiplier: Int32 = rng.integers(HALF, 1 << 31, outputs).astype(np.int32)
+    multiplier[rng.random(outputs) < 0.3] = HALF
+    reach = 1000 * kernel[0] * kernel[1]
+    op = IntegerDepthwiseConv(
+        output="y",
+        input="x",
+        depth_multiplier=times,
+        weights=rng.integers(-127, 128, (outputs, *kernel, 1)).astype(np.int8),
+        weight_scales=np.ones(outputs, np.float32),
+        bias=rng.integers(-reach, reach, outputs).astype(np.int32),
+        multiplier=multiplier,
+        shift=rng.integers(shifts[0], shifts[1] + 1, outputs).astype(np.int32),
+        stride=stride,
+        padding=pad,
+        relu=relu,
+    )
+    made = (*window_size(size, kernel, stride, pad), outputs)
+    return showing(op, (*size, channels), made, (-3, 5), 0.1)
+
+
 def identity_network(shape: Shape, params: QuantParams) -> IntegerNetwork:
     """A 1x1 convolution that gives each code as it is: the network's input, as a convolution reads it."""
     count = shape[-1]
@@ -104,3 +139,13 @@ def max_pool_network(
 def average_pool_network(size: tuple[int, int], channels: int) -> IntegerNetwork:
     """One average pool."""
     return showing(IntegerAveragePool("y", "x"), (*size, channels), (channels,), (7, 7), 0.1)
+
+
+def window_average_network(
+    size: tuple[int, int], channels: int, kernel: tuple[int, int], stride: tuple[int, int], pad: Padding
+) -> IntegerNetwork:
+    """One average pool of windows."""
+    made = (*window_size(size, kernel, stride, pad), channels)
+    return showing(
+        IntegerWindowAveragePool("y", "x", kernel, stride, pad), (*size, channels), made, (7, 7), 0.1
+    )

@@ -7,18 +7,21 @@ from collections.abc import Mapping
 from emberfleet.core.graph import (
     Add,
     BatchNorm,
+    ClippedRelu,
     Concat,
     Conv2D,
+    DepthwiseConv2D,
     GlobalAveragePool,
     Graph,
     Input,
     MaxPool,
+    Node,
     Padding,
     Relu,
     Reshape,
 )
 from tests.core.networks import SAME3, fire
-from tests.engine.networks import NETWORKS
+from tests.engine.networks import MOBILE_NETWORKS, NETWORKS
 
 
 def wide_network() -> Graph:
@@ -82,6 +85,40 @@ def window_network(
     )
 
 
+DEPTHWISE: Mapping[str, tuple[int, tuple[int, int], tuple[int, int], Padding]] = {
+    "same": (1, (3, 3), (1, 1), (1, 1, 1, 1)),
+    "halved": (1, (3, 3), (2, 2), (1, 1, 1, 1)),
+    "halved, odd pixel last": (1, (3, 3), (2, 2), (0, 0, 1, 1)),
+    "five by five": (1, (5, 5), (2, 1), (2, 2, 2, 2)),
+    "lopsided": (1, (4, 3), (3, 2), (1, 0, 2, 1)),
+    "stride beyond the window": (1, (2, 2), (3, 3), (0, 0, 0, 0)),
+    "padding beyond the window": (1, (2, 2), (2, 1), (3, 2, 2, 3)),
+    "one pixel": (1, (1, 1), (1, 1), (0, 0, 0, 0)),
+    "each channel twice": (2, (3, 3), (1, 1), (1, 1, 1, 1)),
+    "each channel thrice": (3, (2, 3), (2, 2), (0, 1, 1, 1)),
+    "too long to unroll": (1, (9, 9), (1, 1), (4, 4, 4, 4)),
+    "too far to unroll": (1, (3, 2), (4, 5), (1, 0, 0, 1)),
+    "as large as the image": (1, (9, 7), (1, 1), (0, 0, 0, 0)),
+}
+"""Multiplier, window, stride and padding of depthwise convolutions of an image of 9 x 7."""
+
+
+def depthwise_network(channels: int) -> Graph:
+    """All of `DEPTHWISE` beside one another: one program to build. A ReLU behind every other one."""
+    nodes: list[Node] = [Input("input", (), (9, 7, 3)), Conv2D("before", ("input",), channels)]
+    ends: list[str] = []
+    for index, (multiplier, kernel, stride, pad) in enumerate(DEPTHWISE.values()):
+        conv = DepthwiseConv2D(f"d{index}", ("before",), multiplier, kernel, stride, pad, bias=index % 3 > 0)
+        rows, columns, _ = conv.infer(((9, 7, channels),))
+        nodes.append(conv)
+        if index % 2:
+            nodes.append(ClippedRelu(f"d{index}/relu", (conv.name,), 0.8))
+        nodes.append(Conv2D(f"e{index}", (nodes[-1].name,), 2, (rows, columns)))
+        ends.append(nodes[-1].name)
+    nodes += [Concat("ends", tuple(ends)), Conv2D("after", ("ends",), 4)]
+    return Graph((*nodes, GlobalAveragePool("average", ("after",))))
+
+
 WINDOWS: Mapping[str, Graph] = {
     "one pixel": window_network((1, 1), (1, 1), (1, 1), (1, 1), (0, 0, 0, 0)),
     "prime sizes": window_network((13, 7), (17, 19), (3, 3), (1, 1), (1, 1, 1, 1)),
@@ -94,6 +131,7 @@ WINDOWS: Mapping[str, Graph] = {
 
 GRAPHS: Mapping[str, Graph] = {
     **NETWORKS,
+    **MOBILE_NETWORKS,
     "wide fires": wide_network(),
     "no batch norm": plain_network(),
 }

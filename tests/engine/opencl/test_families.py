@@ -22,7 +22,7 @@ from emberfleet.engine.opencl.limits import Family, family_and_lanes
 from emberfleet.engine.optimizers import Adam
 from emberfleet.engine.selection import BackendWithFallback
 from tests.core.networks import bypass_network
-from tests.engine.networks import linear_network, random_batch, single_tensors
+from tests.engine.networks import MOBILE_NETWORKS, linear_network, random_batch, single_tensors
 from tests.engine.opencl.integer_networks import average_pool_network
 from tests.engine.tolerance import tolerance
 
@@ -75,6 +75,7 @@ def test_lanes_are_what_the_device_allows(device: OpenCLDevice, limits: dict[str
 def test_groups_of_any_size_learn_like_the_reference(device: OpenCLDevice, items: int) -> None:
     small = masked(device, max_work_group=items, local_bytes=1 << 14)
     assert_learns_like_the_reference(OpenCLBackend(device=small), bypass_network(side=7))
+    assert_learns_like_the_reference(OpenCLBackend(device=small), MOBILE_NETWORKS["shared depthwise"])
 
 
 def test_a_processor_has_one_lane_and_wide_vectors(device: OpenCLDevice) -> None:

@@ -17,12 +17,14 @@ from emberfleet.engine.opencl.device import OpenCLDevice
 from emberfleet.engine.opencl.dot import Dot, device_forms, exact_form
 from emberfleet.engine.opencl.integer import OpenCLIntegerPredictor
 from tests.core.networks import bypass_network, random_tensors
-from tests.engine.networks import random_batch
+from tests.engine.networks import MOBILE_NETWORKS, random_batch
 from tests.engine.opencl.integer_networks import (
     average_pool_network,
     conv_network,
+    depthwise_network,
     identity_network,
     max_pool_network,
+    window_average_network,
 )
 from tests.engine.opencl.networks import WINDOWS, plain_network, wide_network
 
@@ -31,6 +33,7 @@ GRAPHS = {
     "positions": bypass_network(positions=3, classes=4, side=7),
     "wide fires": wide_network(),
     "no batch norm": plain_network(),
+    **MOBILE_NETWORKS,
     **WINDOWS,
 }
 
@@ -100,6 +103,35 @@ def test_the_input_is_rounded_as_the_reference_does(
     np.testing.assert_array_equal(found, params.dequantize(params.quantize(x)).reshape(3, -1))
 
 
+DEPTHWISE = {
+    "same": depthwise_network((9, 7), 17, (3, 3), pad=(1, 1, 1, 1)),
+    "halved": depthwise_network((9, 8), 64, (3, 3), (2, 2), (0, 0, 1, 1), relu=True),
+    "each channel twice": depthwise_network((5, 6), 9, (3, 3), pad=(1, 1, 1, 1), times=2),
+    "each channel thrice": depthwise_network((5, 6), 16, (3, 2), (2, 1), (1, 0, 1, 2), times=3),
+    "each twice, no halo": depthwise_network((5, 6), 7, (3, 3), times=2),
+    "too long to unroll": depthwise_network((11, 12), 20, (9, 9), pad=(4, 4, 4, 4)),
+    "too far to unroll": depthwise_network((12, 11), 5, (3, 2), (4, 5), (1, 0, 0, 1)),
+    "too long for float": depthwise_network((24, 25), 6, (24, 23), pad=(1, 0, 0, 1)),
+    "factors of half and more": depthwise_network((9, 7), 33, (3, 3), pad=(1, 1, 1, 1), shifts=(-12, 1)),
+    "one pixel": depthwise_network((1, 1), 1, (1, 1)),
+    "as large as the image": depthwise_network((7, 7), 100, (7, 7)),
+}
+
+
+@pytest.mark.parametrize("network", DEPTHWISE.values(), ids=DEPTHWISE)
+@pytest.mark.parametrize("dot", [Dot.PLAIN, Dot.VPDPBUSD], ids=["signed", "unsigned"])
+def test_depthwise_convolutions_give_the_codes_of_the_reference(
+    backend: OpenCLBackend, network: IntegerNetwork, dot: Dot
+) -> None:
+    skip_without(dot, backend)
+    q = np.random.default_rng(1).integers(-128, 128, (5, *network.input_tensor.shape)).astype(np.int8)
+    q[1], q[2] = 127, -128
+    predictor = OpenCLIntegerPredictor(backend.device, network, 3, dot)
+    expected = NumpyBackend().integer_predictor(network, 5).run_integer(q)
+    for _ in range(2):
+        np.testing.assert_array_equal(predictor.run_integer(q), expected)
+
+
 POOLS = {
     "ceil": max_pool_network((7, 8), 64, (3, 3), (2, 2), (0, 0, 1, 0)),
     "all around": max_pool_network((5, 4), 17, (3, 2), (1, 1), (1, 1, 1, 1)),
@@ -108,6 +140,9 @@ POOLS = {
     "average": average_pool_network((13, 13), 100),
     "average of one": average_pool_network((1, 1), 5),
     "average of two": average_pool_network((1, 2), 70),
+    "windows": window_average_network((7, 8), 64, (3, 3), (2, 2), (0, 0, 1, 0)),
+    "windows all around": window_average_network((5, 4), 17, (3, 2), (1, 1), (1, 1, 1, 1)),
+    "windows of one channel": window_average_network((9, 7), 1, (2, 2), (3, 3), (0, 0, 0, 0)),
 }
 
 

@@ -10,7 +10,7 @@ from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.opencl.backend import OpenCLBackend
 from emberfleet.engine.opencl.predictor import OpenCLPredictor
 from tests.core.networks import random_tensors
-from tests.engine.networks import linear_network, random_batch, single_tensors
+from tests.engine.networks import linear_network, random_batch, residual_network, single_tensors
 from tests.engine.opencl.networks import GRAPHS, WINDOWS, plain_network, wide_network
 from tests.engine.tolerance import assert_close
 
@@ -28,7 +28,11 @@ def test_predictions_are_those_of_the_reference(backend: OpenCLBackend, graph: G
     assert_close(found, expected, SUMS)
 
 
-@pytest.mark.parametrize("graph", [wide_network(), plain_network()], ids=["wide fires", "no batch norm"])
+@pytest.mark.parametrize(
+    "graph",
+    [wide_network(), plain_network(), residual_network()],
+    ids=["wide fires", "no batch norm", "residual"],
+)
 def test_predictions_rounded_to_8_bits_are_within_a_step(backend: OpenCLBackend, graph: Graph) -> None:
     tensors = random_tensors(graph)
     x = random_batch(graph, 5)[0].astype(np.float32)

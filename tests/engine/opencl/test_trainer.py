@@ -15,8 +15,8 @@ from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.opencl.backend import OpenCLBackend
 from emberfleet.engine.opencl.parameters import ParameterBlock
 from emberfleet.engine.optimizers import Adadelta, Adagrad, Adam, AdamW, Optimizer, RmsProp, Sgd
-from tests.core.networks import bypass_network, random_tensors
-from tests.engine.networks import linear_network, random_batch, single_tensors
+from tests.core.networks import bypass_network, mobile_network, random_tensors
+from tests.engine.networks import linear_network, random_batch, residual_network, single_tensors
 from tests.engine.opencl.networks import GRAPHS, WINDOWS, plain_network, wide_network
 from tests.engine.tolerance import tolerance
 
@@ -144,7 +144,9 @@ def test_padding_between_parameters_stays_zero(backend: OpenCLBackend, graph: Gr
     np.testing.assert_array_equal(flat, block.pack(trainer.tensors()))
 
 
-@pytest.mark.parametrize("make", [wide_network, plain_network, bypass_network])
+@pytest.mark.parametrize(
+    "make", [wide_network, plain_network, bypass_network, mobile_network, residual_network]
+)
 def test_training_rounded_to_8_bits_follows_the_reference(backend: OpenCLBackend, make: Any) -> None:
     graph: Graph = make()
     tensors = random_tensors(graph)

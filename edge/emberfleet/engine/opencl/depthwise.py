@@ -13,11 +13,14 @@ from emberfleet.engine.opencl.program import ARENA, Counted, Program
 
 SOURCE = "depthwise"
 
-MOST_TAPS, MOST_STRIDE = 64, 3
+MOST_TAPS, MOST_STRIDE = 49, 3
 """Windows and strides beyond these are computed by the naive kernels: unrolled they would be too long."""
 
 SUMS = {32: 8, 16: 4, LANE_REGISTERS: 4}
 """Sums of a tile at most, by the vector registers: window, neighbours and sums share them."""
+
+MOST_PRODUCTS = 100
+"""Of a tile at most: all are written out, and compiling takes time."""
 
 MOST_ACROSS = 4
 """Pixels side by side in a tile at most."""
@@ -195,10 +198,6 @@ def _unrolled(window: Window) -> bool:
     return math.prod(window.kernel) <= MOST_TAPS and max(window.stride) <= MOST_STRIDE
 
 
-def _sums(program: Program) -> int:
-    return SUMS[program.device.limits.vector_registers]
-
-
 def choose_tile(
     program: Program, window: Window, rows: int, columns: int, spread: int = 1
 ) -> DepthwiseTile | None:
@@ -213,7 +212,8 @@ def choose_tile(
     """
     if not _unrolled(window):
         return None
-    most = max(1, _sums(program) // spread)
+    taps = math.prod(window.kernel)
+    most = max(1, min(SUMS[program.device.limits.vector_registers] // spread, MOST_PRODUCTS // taps))
     gpu = program.device.lanes > 1
 
     def cost(shape: tuple[int, int]) -> tuple[float, int]:
@@ -221,7 +221,7 @@ def choose_tile(
         waste = across * -(-columns // across) / columns * down * -(-rows // down) / rows
         reads = ((across - 1) * window.stride[1] + window.kernel[1]) / across
         reads *= ((down - 1) * window.stride[0] + window.kernel[0]) / down
-        return waste * (math.prod(window.kernel) + 2.0 * reads), -across * down
+        return waste * (taps + 2.0 * reads), -across * down
 
     shapes = [
         (across, down)
