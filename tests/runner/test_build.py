@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.runner.building import COMPILERS, CORPUS, SANITIZED, SOURCE, build, run
+from tests.runner.bundles import KEY
+
+API = {"ember_open", "ember_open_file", "ember_describe", "ember_run", "ember_codes", "ember_close"}
+
+
+def test_another_compiler_has_no_warning_either(tmp_path: Path) -> None:
+    folder = build(tmp_path, "clang", "ember-run", "libember.so", "libember.a")
+    assert run(folder / "ember-run", "--help").returncode == 0
+
+
+def test_the_header_is_plain_c_and_cpp(tmp_path: Path) -> None:
+    for compiler, standard, name in (("gcc", "c99", "c"), ("g++", "c++11", "cpp")):
+        if shutil.which(compiler) is None:
+            pytest.skip(f"no {compiler} here")
+        source = tmp_path / f"use.{name}"
+        source.write_text('#include "ember.h"\nint main(void) { ember_close(0); return 0; }\n')
+        flags = [
+            f"-std={standard}",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-Wpedantic",
+            "-fsyntax-only",
+            f"-I{SOURCE}",
+        ]
+        subprocess.run([compiler, *flags, str(source)], check=True, timeout=60)
+
+
+def test_the_library_shows_the_api_and_needs_libc_alone(built: Path) -> None:
+    if shutil.which("readelf") is None:
+        pytest.skip("no readelf here: install binutils")
+    library = str(built / "libember.so")
+    symbols = subprocess.run(
+        ["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert {line.split()[-1] for line in symbols.splitlines()} == API
+    dynamic = subprocess.run(
+        ["readelf", "-dW", library], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    needed = [line for line in dynamic.splitlines() if "(NEEDED)" in line]
+    assert needed
+    assert all("[libc.so" in line or "[libdl.so" in line or "[ld-linux" in line for line in needed), needed
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_the_corpus_is_read_without_a_fault(compiler: str, tmp_path: Path) -> None:
+    folder = build(tmp_path, compiler, "run_files")
+    files = sorted(CORPUS.iterdir())
+    done = run(folder / "run_files", *files)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{len(files)} files\n"
+
+
+def test_the_corpus_stays_small() -> None:
+    assert 0 < sum(path.stat().st_size for path in CORPUS.iterdir()) < 200 * 1024
+
+
+def test_a_sanitized_program_refuses_without_a_fault(tmp_path: Path, bundle: bytes) -> None:
+    folder = build(tmp_path, "gcc", "ember-run", extra=SANITIZED)
+    program, path = folder / "ember-run", tmp_path / "model.ember"
+    for data, text in (
+        (bundle, "no OpenCL library"),
+        (bundle[:-1], "bundle:"),
+        (bundle[:5000] + bytes([bundle[5000] ^ 1]) + bundle[5001:], "bundle:"),
+        (bundle.replace(b'"sig":"', b'"sig": "', 1), "bundle:"),
+        (b"", "bundle:"),
+    ):
+        path.write_bytes(data)
+        for trust in (("--key", KEY.verify_key.text), ("--verified",)):
+            done = run(program, path, *trust, "--library", "libnowhere.so")
+            assert done.returncode == 1
+            assert done.stderr.startswith("ember-run: ")
+            assert text in done.stderr
+            assert done.stderr.count("\n") == 1, done.stderr
