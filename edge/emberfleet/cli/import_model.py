@@ -117,18 +117,14 @@ def _read_labels(path: Path) -> tuple[str, ...]:
 def _calibrated(
     trained: TrainedModel, folder: Path, limit: int, threads: int | None
 ) -> tuple[TrainedModel, int]:
-    """The model with ranges observed on photos, and how many there were."""
-    from emberfleet.converters.onnx.model import with_ranges
-    from emberfleet.train.calibration import calibrate
+    """The model made ready for 8 bits with photos, and how many there were."""
+    from emberfleet.train.calibration.model import Calibration, calibrate_model
     from emberfleet.train.data.photos import load_photos
 
     height, width, channels = trained.preprocessing.shape
     images = load_photos(folder, (height, width), channels, limit)
-    with console(stderr=True).status(f"Observing ranges on {len(images)} photos"):
-        ranges = calibrate(
-            trained.graph, trained.tensors, trained.preprocessing.apply(images), threads=threads
-        )
-    return with_ranges(trained, ranges), len(images)
+    with console(stderr=True).status(f"Calibrating with {len(images)} photos"):
+        return calibrate_model(trained, images, Calibration(threads=threads)), len(images)
 
 
 def _facts(network: ImportedNetwork, model: TrainedModel, out: Path, observed: int) -> dict[str, object]:
@@ -154,7 +150,7 @@ def _show(network: ImportedNetwork, model: TrainedModel, out: Path, observed: in
     height, width, channels = model.preprocessing.shape
     folded = ", ".join(f"{what} {count}" for what, count in network.folded.items()) or "nothing"
     ready = (
-        f"ready: ranges observed on {observed} photos"
+        f"ready: calibrated with {observed} photos"
         if model.quantized
         else "not ready, float only (--to tflite-float, onnx); give --calibrate a folder of photos for more"
     )

@@ -72,7 +72,8 @@ def every_node(positions: int = 1) -> Graph:
         Conv2D("bypass", ("wide",), 8),
         Add("sum", ("bypass", "wide")),
         MaxPool("max", ("sum",), (2, 2), (1, 1), (1, 0, 0, 0)),
-        Dropout("drop", ("max",), 0.5),
+        Relu("lone", ("max",)),
+        Dropout("drop", ("lone",), 0.5),
         Conv2D("hidden", ("drop",), 5, (2, 2), (2, 2)),
         GlobalAveragePool("pool", ("hidden",)),
         Reshape("pixel", ("pool",), (1, 1, 5)),
@@ -216,8 +217,7 @@ def steps_between(network: IntegerNetwork, optimize: bool) -> Float32:
     expected = NumpyBackend().integer_predictor(network, 64).run(x)
     scores = run(write_onnx_int8(network), channels_first(x), optimize)
     assert scores.shape == expected.shape
-    step = np.float32(network.output_tensor.params.scale)
-    return np.rint(np.abs(scores - expected) / step).astype(np.float32)
+    return np.asarray(np.rint(np.abs(scores - expected) / network.output_tensor.params.scale), np.float32)
 
 
 def test_weights_and_scales_in_the_file_are_those_of_our_network() -> None:

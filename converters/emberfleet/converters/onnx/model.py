@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -123,8 +122,3 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
         seen[name] += 1
         found.append(f"{name} ({seen[name]})" if counts[name] > 1 else name)
     return tuple(found)
-
-
-def with_ranges(model: TrainedModel, ranges: Mapping[str, Float32]) -> TrainedModel:
-    """The same model, ready for 8 bits."""
-    return dataclasses.replace(model, tensors={**model.tensors, **ranges})
