@@ -56,13 +56,13 @@ class Layer(NamedTuple):
 def compact_model(
     model: TrainedModel, images: UInt8, target_bytes: int, options: Calibration | None = None
 ) -> TrainedModel:
-    """The model with weights of so few bits that their entropy is at most `target_bytes`, calibrated for 8 bits.
+    """The model, calibrated for 8 bits, with weights that take at most `target_bytes`.
 
     Args:
         model: Trained in floating point.
         images: ``(N, H, W, C)`` bytes like those that the model will see.
         target_bytes: Of all convolutions' weights together; a wire file adds its manifest, biases and labels.
-        options: As for `calibrate_model`; of the weights' rounding only ``absorb``, ``equalise``, ``spread`` count.
+        options: As for `calibrate_model`; ``clip``, ``rounding`` and ``bias`` do not count.
 
     Raises:
         ConfigError: fewer bytes than the coarsest weights take.
@@ -86,7 +86,7 @@ def compact_model(
 
 
 def measure_layers(graph: Graph, tensors: Tensors, x: Float32, threads: int | None = None) -> list[Layer]:
-    """What rounding each convolution needs: its inputs' moments, and how much its errors weigh in the scores."""
+    """What rounding each convolution needs: its inputs' moments, and what its errors do to the scores."""
     moments = patch_moments(graph, tensors, x, threads)
     probes = x[:: max(1, len(x) // PROBES)][: max(1, min(PROBES, batch_of(graph)))]
     exact = _centred_scores(graph, tensors, probes, threads)

@@ -113,7 +113,12 @@ def round_weights(
     for name, moment in moments.items():
         weight = tensors[f"{name}/weight"]
         scales = weight_scales(weight)
-        levels = round_with_moments(weight, moment, scales.astype(np.float64))
+        levels = round_with_moments(weight, moment, scales.astype(np.float64)).reshape(len(weight), -1)
+        # The scale follows from the largest weight, so that one stays at the largest level.
+        rows, largest = np.arange(len(weight)), np.abs(weight.reshape(len(weight), -1)).argmax(axis=1)
+        signs = np.sign(weight.reshape(len(weight), -1)[rows, largest])
+        levels[rows, largest] = (WEIGHT_MAX * signs).astype(np.int32)
+        levels = levels.reshape(weight.shape)
         rounded[f"{name}/weight"] = levels.astype(np.float32) * scales[:, None, None, None]
     return rounded
 
