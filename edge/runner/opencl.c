@@ -38,25 +38,11 @@ static const char *const LIBRARIES[] = {
     "/vendor/lib64/libPVROCL.so",
     "/vendor/lib/libPVROCL.so",
     "libPVROCL.so",
-    "libpocl.so.2",
-    "libpocl.so",
 };
 
-/* PoCL built for a loader exports its functions by another prefix. */
-static const char *const PREFIXES[] = {"cl", "POcl"};
+#define LOAD(function) load_function(library, "cl" #function, &call->function)
 
-#define LOAD(function) load_prefixed(library, prefix, #function, &call->function)
-
-static int load_prefixed(void *library, const char *prefix, const char *function, void *target)
-{
-    char name[64];
-    const size_t before = strlen(prefix), size = strlen(function);
-    memcpy(name, prefix, before);
-    memcpy(name + before, function, size + 1);
-    return load_function(library, name, target);
-}
-
-static int load_functions(void *library, const char *prefix, opencl_functions *call)
+static int load_functions(void *library, opencl_functions *call)
 {
     return LOAD(GetPlatformIDs) && LOAD(GetPlatformInfo) && LOAD(GetDeviceIDs) && LOAD(GetDeviceInfo) &&
            LOAD(CreateContext) && LOAD(ReleaseContext) && LOAD(CreateCommandQueue) && LOAD(ReleaseCommandQueue) &&
@@ -142,8 +128,7 @@ static int try_library(opencl *out, const char *name, const char *platform, int 
     /* Never closed where it works: drivers keep threads and clean up when the process ends. */
     void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     if (!library) return 0;
-    for (size_t i = 0; i < sizeof PREFIXES / sizeof PREFIXES[0]; i++) {
-        if (!load_functions(library, PREFIXES[i], &out->call)) continue;
+    if (load_functions(library, &out->call)) {
         *loaded = 1;
         list_devices(out, platform, 0);
         list_devices(out, platform, 1);

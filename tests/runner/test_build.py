@@ -64,9 +64,14 @@ def test_the_corpus_stays_small() -> None:
     assert 0 < sum(path.stat().st_size for path in CORPUS.iterdir()) < 200 * 1024
 
 
-def test_a_sanitized_program_refuses_without_a_fault(tmp_path: Path, bundle: bytes) -> None:
-    folder = build(tmp_path, "gcc", "ember-run", extra=SANITIZED)
-    program, path = folder / "ember-run", tmp_path / "model.ember"
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ember-run with AddressSanitizer and UndefinedBehaviorSanitizer."""
+    return build(tmp_path_factory.mktemp("sanitized"), "gcc", "ember-run", extra=SANITIZED) / "ember-run"
+
+
+def test_a_sanitized_program_refuses_without_a_fault(sanitized: Path, tmp_path: Path, bundle: bytes) -> None:
+    path = tmp_path / "model.ember"
     for data, text in (
         (bundle, "no OpenCL library"),
         (bundle[:-1], "bundle:"),
@@ -76,8 +81,28 @@ def test_a_sanitized_program_refuses_without_a_fault(tmp_path: Path, bundle: byt
     ):
         path.write_bytes(data)
         for trust in (("--key", KEY.verify_key.text), ("--verified",)):
-            done = run(program, path, *trust, "--library", "libnowhere.so")
+            done = run(sanitized, path, *trust, "--library", "libnowhere.so")
             assert done.returncode == 1
             assert done.stderr.startswith("ember-run: ")
             assert text in done.stderr
             assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_sanitized_program_runs_without_a_fault_or_a_leak(
+    sanitized: Path, tmp_path: Path, bundle: bytes, opencl_library: str
+) -> None:
+    home = Path(opencl_library).parents[1]
+    drivers = sorted(home.glob(".libs/libpocl*.so*"))
+    if not drivers:
+        pytest.skip("this pyopencl has no PoCL of its own: pip install 'pyopencl[pocl]'")
+    model, image = tmp_path / "model.ember", tmp_path / "image.pgm"
+    model.write_bytes(bundle)
+    image.write_bytes(b"P5 9 9 255\n" + bytes(81))
+    where = {"PYOPENCL_HOME": str(home), "OCL_ICD_VENDORS": str(drivers[0])}
+    words = (model, "--key", KEY.verify_key.text, "--input", image, "--library", opencl_library)
+    done = run(sanitized, *words, HOME=str(tmp_path), **where)
+    assert "Sanitizer" not in done.stderr, done.stderr
+    assert "runtime error" not in done.stderr, done.stderr
+    if "unknown target CPU" in done.stderr:
+        pytest.skip("this PoCL does not know the processor: it ran until its build failed")
+    assert done.returncode == 0, done.stderr
