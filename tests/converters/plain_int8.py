@@ -12,10 +12,12 @@ from emberfleet.core.integer import (
     IntegerAveragePool,
     IntegerConcat,
     IntegerConv,
+    IntegerDepthwiseConv,
     IntegerMaxPool,
     IntegerNetwork,
     IntegerOp,
     IntegerRelu,
+    IntegerWindowAveragePool,
     output_limits,
 )
 from emberfleet.core.quantization import multiply_by_quantized_multiplier, requantize
@@ -38,6 +40,18 @@ def _compute(network: IntegerNetwork, op: IntegerOp, given: list[Int8]) -> Int8:
         windows = _windows(given[0].astype(np.int64) - zeros[0], kernel, op.stride, op.padding, 0)
         acc = np.einsum("nhwcij,oijc->nhwo", windows, op.weights.astype(np.int64)) + op.bias
         return requantize(acc, op.multiplier, op.shift, zero, *output_limits(op, out.params))
+    if isinstance(op, IntegerDepthwiseConv):
+        kernel = (op.weights.shape[1], op.weights.shape[2])
+        repeated = np.repeat(given[0].astype(np.int64) - zeros[0], op.depth_multiplier, axis=3)
+        windows = _windows(repeated, kernel, op.stride, op.padding, 0)
+        acc = np.einsum("nhwoij,oij->nhwo", windows, op.weights[..., 0].astype(np.int64)) + op.bias
+        return requantize(acc, op.multiplier, op.shift, zero, *output_limits(op, out.params))
+    if isinstance(op, IntegerWindowAveragePool):
+        summed = _windows(given[0].astype(np.int64), op.kernel, op.stride, op.padding, 0).sum(axis=(4, 5))
+        ones = np.ones((1, *given[0].shape[1:3], 1), np.int64)
+        inside = _windows(ones, op.kernel, op.stride, op.padding, 0).sum(axis=(4, 5))
+        nearest: Int8 = (np.sign(summed) * ((np.abs(summed) + inside // 2) // inside)).astype(np.int8)
+        return nearest
     if isinstance(op, IntegerMaxPool):
         windows = _windows(given[0].astype(np.int64), op.kernel, op.stride, op.padding, -128)
         largest: Int8 = windows.max(axis=(4, 5)).astype(np.int8)
