@@ -55,7 +55,8 @@ def evaluate(logits: Float32, labels: Int64) -> Evaluation:
     probabilities = softmax(scores)
     chosen = np.take_along_axis(probabilities, truth[..., None], axis=2)[..., 0]
     count = scores.shape[2]
-    confusion = np.bincount((truth * count + predicted).ravel(), minlength=count * count)
+    cells = (truth * count + predicted).ravel().astype(np.intp)
+    confusion = np.bincount(cells, minlength=count * count)
     return Evaluation(
         accuracy=float(right.mean()),
         code_accuracy=float(right.all(axis=1).mean()),

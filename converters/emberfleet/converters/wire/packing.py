@@ -71,7 +71,8 @@ def pack(tensors: Mapping[str, Float32]) -> Packed:
     most = max([1, *(int(np.abs(levels.levels).max()) for levels in leveled)])
     symbols = _joined([levels.levels.ravel() + most for levels in leveled])
     contexts = _joined([contexts_of(f, v.levels.shape) for f, v in zip(forecasts, leveled, strict=True)])
-    counts = np.bincount(contexts * (2 * most + 1) + symbols, minlength=CONTEXTS * (2 * most + 1))
+    cells = (contexts * (2 * most + 1) + symbols).astype(np.intp)
+    counts = np.bincount(cells, minlength=CONTEXTS * (2 * most + 1))
     table = frequencies(counts.reshape(CONTEXTS, 2 * most + 1).astype(np.int64))
     raw = [tensors[entry.name].ravel() for entry in entries if not entry.leveled]
     numbers = b"".join(

@@ -63,7 +63,7 @@ class Dataset:
 
     def class_counts(self) -> Int64:
         """``(K,)`` how often each class occurs, over all positions."""
-        return np.bincount(self.labels.ravel(), minlength=len(self.classes)).astype(np.int64)
+        return np.bincount(self.labels.ravel().astype(np.intp), minlength=len(self.classes)).astype(np.int64)
 
     def subset(self, indices: Sequence[int] | Array) -> Dataset:
         """The images at `indices`, in that order; a boolean mask of length N selects too."""
@@ -88,7 +88,7 @@ class Dataset:
             raise DataError(f"cannot put a fraction of {fraction} aside, expected 0 to 1")
         generator = np.random.default_rng(seed)
         groups = self.labels if self.labels.ndim == 1 else np.zeros(len(self), np.int64)
-        sizes = np.bincount(groups, minlength=1)
+        sizes = np.bincount(groups.astype(np.intp), minlength=1)
         shares = fraction * sizes
         takes = np.floor(shares).astype(np.int64)
         left = round(fraction * len(self)) - int(takes.sum())
