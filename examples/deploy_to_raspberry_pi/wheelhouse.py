@@ -63,7 +63,7 @@ def fill(name: str, folder: Path) -> None:
     if target.processor == "aarch64":
         download(target, folder, *base, *EVERYWHERE, *target.also)
         return
-    # Nobody publishes all of these for 32 bit: they are looked up for 64 bit, and what is compiled is dropped.
+    # Nobody publishes all of these for 32 bit: they are looked up for 64 bit, and what is compiled goes.
     download(TARGETS[name.replace("armhf", "arm64")], folder, *base, *EVERYWHERE)
     for wheel in folder.glob("*.whl"):
         if not re.search(r"-none-any\.whl$", wheel.name):

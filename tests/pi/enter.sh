@@ -38,6 +38,7 @@ for core in 0 1 2 3; do
     printf 'CPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: 0xd08\nCPU revision\t: 3\n\n'
 done > "$cpuinfo"
 printf 'Revision\t: c03114\nModel\t\t: Raspberry Pi 4 Model B Rev 1.4\n' >> "$cpuinfo"
+chmod 644 "$cpuinfo"
 mount --bind "$cpuinfo" "$pi/proc/cpuinfo"
 rm "$cpuinfo"
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
-import sysconfig
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from itertools import pairwise
@@ -25,6 +21,7 @@ from emberfleet.converters.raspberrypi.program import PACKAGES, running_program
 from emberfleet.converters.raspberrypi.wheelhouse import Wheel
 from emberfleet.core.errors import ConversionError, SignatureError
 from emberfleet.core.signing import SigningKey
+from tests.converters.raspberrypi.machine import Machine
 from tests.converters.raspberrypi.test_deb import unpacked
 from tests.runtime.stripes import stripes, trained
 
@@ -141,58 +138,6 @@ def test_the_service_is_shut_in(tmp_path: Path) -> None:
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True)
     own = [line for line in (done.stdout + done.stderr).splitlines() if UNIT.name in line]
     assert own == [], "complaints about other units of this machine do not count"
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A folder that dpkg takes for a machine; its scripts run here with DPKG_ROOT set, as for disk images."""
-
-    root: Path
-    tools: Path
-
-    @classmethod
-    def make(cls, folder: Path) -> Machine:
-        for program in ("dpkg", "systemd-sysusers", "deb-systemd-helper"):
-            if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
-                pytest.skip(f"{program} is not installed")
-        root, tools = folder / "root", folder / "tools"
-        for path in ("var/lib/dpkg/info", "var/lib/dpkg/updates", "etc", "usr"):
-            (root / path).mkdir(parents=True)
-        (root / "var/lib/dpkg/status").touch()
-        tools.mkdir()
-        (tools / "python3").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-        (tools / "python3").chmod(0o755)
-        return cls(root, tools)
-
-    def dpkg(self, *words: str | Path, code: int = 0) -> str:
-        """Run dpkg as far as this user may; what pip would have to fetch is found in this environment."""
-        forced = ("script-chrootless", "depends", "not-root", "bad-path", "unsafe-io")
-        command = ["dpkg", f"--root={self.root}", "--log=/dev/null", *(f"--force-{name}" for name in forced)]
-        environment = {
-            "PATH": f"{self.tools}:{os.environ['PATH']}:/usr/sbin:/sbin",
-            "HOME": str(self.root),
-            "PYTHONPATH": sysconfig.get_path("purelib"),
-            "PIP_NO_INDEX": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        done = subprocess.run(
-            [*command, *map(str, words)], env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def path(self, absolute: str) -> Path:
-        return self.root / absolute.lstrip("/")
-
-    def python(self, *words: str | Path) -> str:
-        """The environment that the installation built, away from this repository."""
-        command = [self.path("/usr/lib/emberfleet/venv/bin/python"), *words]
-        environment = {"PYTHONPATH": sysconfig.get_path("purelib"), "HOME": str(self.root)}
-        done = subprocess.run(
-            command, env=environment, cwd=self.root, capture_output=True, text=True, timeout=60
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
 
 @pytest.mark.slow
