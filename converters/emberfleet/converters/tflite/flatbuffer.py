@@ -17,6 +17,13 @@ import flatbuffers
 import numpy as np
 import tflite
 
+from emberfleet.converters.tflite.metadata import (
+    ENTRY,
+    LABELS_FILE,
+    ModelCard,
+    append_files,
+    encode_metadata,
+)
 from emberfleet.converters.tflite.model import (
     OPTIONS_TABLES,
     TfliteModel,
@@ -32,9 +39,12 @@ DATA_ALIGNMENT = 16
 SIGNATURE_KEY = "serving_default"
 
 
-def encode_model(model: TfliteModel) -> bytes:
-    """The bytes of a .tflite file."""
-    return _Encoder(model).run()
+def encode_model(model: TfliteModel, card: ModelCard | None = None) -> bytes:
+    """The bytes of a .tflite file, with metadata and the labels behind it where there is a card."""
+    if card is None:
+        return _Encoder(model).run({})
+    data = _Encoder(model).run({ENTRY: encode_metadata(card, model)})
+    return append_files(data, {LABELS_FILE: card.labels_file})
 
 
 class _Encoder:
@@ -47,7 +57,7 @@ class _Encoder:
         self.buffers: list[int] = [self._table("Buffer", {})]
         self.buffer_index: dict[bytes, int] = {}
 
-    def run(self) -> bytes:
+    def run(self, metadata: Mapping[str, bytes]) -> bytes:
         model = self.model
         tensors = [self._tensor(tensor) for tensor in model.tensors]
         kinds = list(dict.fromkeys((op.kind, op.version) for op in model.operators))
@@ -62,17 +72,21 @@ class _Encoder:
             },
         )
         codes = [self._operator_code(kind.name, version) for kind, version in kinds]
-        root = self._table(
-            "Model",
-            {
-                "Version": SCHEMA_VERSION,
-                "OperatorCodes": self._offsets(codes),
-                "Subgraphs": self._offsets([subgraph]),
-                "Description": self._text(model.description),
-                "Buffers": self._offsets(self.buffers),
-                "SignatureDefs": self._offsets([self._signature()]),
-            },
-        )
+        entries = [
+            self._table("Metadata", {"Name": self._text(name), "Buffer": self._bytes(content)})
+            for name, content in metadata.items()
+        ]
+        fields = {
+            "Version": SCHEMA_VERSION,
+            "OperatorCodes": self._offsets(codes),
+            "Subgraphs": self._offsets([subgraph]),
+            "Description": self._text(model.description),
+            "Buffers": self._offsets(self.buffers),
+            "SignatureDefs": self._offsets([self._signature()]),
+        }
+        if entries:
+            fields["Metadata"] = self._offsets(entries)
+        root = self._table("Model", fields)
         self.builder.Finish(root, FILE_IDENTIFIER)
         return bytes(self.builder.Output())
 
@@ -89,13 +103,13 @@ class _Encoder:
 
     def _quantization(self, quantization: TfliteQuantization) -> int:
         zero_points = np.full(len(quantization.scales), quantization.zero_point)
-        return self._table(
-            "QuantizationParameters",
-            {
-                "Scale": self._numbers(quantization.scales, np.float32),
-                "ZeroPoint": self._numbers(zero_points, np.int64),
-            },
-        )
+        fields = {
+            "Scale": self._numbers(quantization.scales, np.float32),
+            "ZeroPoint": self._numbers(zero_points, np.int64),
+        }
+        if quantization.axis:
+            fields["QuantizedDimension"] = quantization.axis
+        return self._table("QuantizationParameters", fields)
 
     def _operator(self, op: TfliteOperator, code: int) -> int:
         fields = {
@@ -134,7 +148,9 @@ class _Encoder:
         """Index of the buffer that holds `data`; 0 is the empty one."""
         if data is None:
             return 0
-        content = np.ascontiguousarray(data, data.dtype.newbyteorder("<")).tobytes()
+        return self._bytes(np.ascontiguousarray(data, data.dtype.newbyteorder("<")).tobytes())
+
+    def _bytes(self, content: bytes) -> int:
         if content not in self.buffer_index:
             self.builder.StartVector(1, len(content), DATA_ALIGNMENT)
             start = self.builder.Head() - len(content)

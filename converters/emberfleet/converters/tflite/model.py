@@ -17,6 +17,7 @@ class TensorType(Enum):
     """Element types that Emberfleet writes, by the schema's names."""
 
     FLOAT32 = "float32"
+    FLOAT16 = "float16"
     INT32 = "int32"
     INT8 = "int8"
 
@@ -25,11 +26,17 @@ class OperatorKind(Enum):
     """Operators that Emberfleet writes, by the schema's names."""
 
     CONV_2D = "CONV_2D"
+    DEPTHWISE_CONV_2D = "DEPTHWISE_CONV_2D"
     MAX_POOL_2D = "MAX_POOL_2D"
     AVERAGE_POOL_2D = "AVERAGE_POOL_2D"
     CONCATENATION = "CONCATENATION"
     ADD = "ADD"
     RELU = "RELU"
+    RELU6 = "RELU6"
+    MINIMUM = "MINIMUM"
+    STRIDED_SLICE = "STRIDED_SLICE"
+    QUANTIZE = "QUANTIZE"
+    DEQUANTIZE = "DEQUANTIZE"
     PAD = "PAD"
     PADV2 = "PADV2"
     RESHAPE = "RESHAPE"
@@ -38,10 +45,15 @@ class OperatorKind(Enum):
 
 OPTIONS_TABLES: Mapping[OperatorKind, str] = {
     OperatorKind.CONV_2D: "Conv2DOptions",
+    OperatorKind.DEPTHWISE_CONV_2D: "DepthwiseConv2DOptions",
     OperatorKind.MAX_POOL_2D: "Pool2DOptions",
     OperatorKind.AVERAGE_POOL_2D: "Pool2DOptions",
     OperatorKind.CONCATENATION: "ConcatenationOptions",
     OperatorKind.ADD: "AddOptions",
+    OperatorKind.MINIMUM: "MaximumMinimumOptions",
+    OperatorKind.STRIDED_SLICE: "StridedSliceOptions",
+    OperatorKind.QUANTIZE: "QuantizeOptions",
+    OperatorKind.DEQUANTIZE: "DequantizeOptions",
     OperatorKind.PAD: "PadOptions",
     OperatorKind.PADV2: "PadV2Options",
     OperatorKind.RESHAPE: "ReshapeOptions",
@@ -62,20 +74,22 @@ class Activation(IntEnum):
 
     NONE = 0
     RELU = 1
+    RELU6 = 3
 
 
 @dataclass(frozen=True, slots=True)
 class TfliteQuantization:
-    """``real = scale * (q - zero_point)``: one scale per tensor, or one per index of axis 0."""
+    """``real = scale * (q - zero_point)``: one scale per tensor, or one per index of `axis`."""
 
     scales: Float32
     """``(1,)`` or ``(O,)``."""
     zero_point: int = 0
+    axis: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TfliteTensor:
-    """One tensor; a constant has data. Shapes count the batch, which is 1 in the file."""
+    """One tensor; a constant has data. Shapes of what is computed count the batch, which is 1 in the file."""
 
     name: str
     shape: Shape

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from emberfleet.converters.tflite.flatbuffer import FILE_IDENTIFIER
+from emberfleet.converters.tflite.metadata import ENTRY
+from emberfleet.converters.tflite.metadata_reader import TfliteMetadata, read_metadata
 from emberfleet.core.errors import FormatError
 
 MAX_ITEMS = 1 << 16
@@ -38,6 +40,7 @@ class TfliteSummary:
     operators: Mapping[str, int]
     inputs: tuple[TensorSummary, ...]
     outputs: tuple[TensorSummary, ...]
+    metadata: TfliteMetadata | None
 
 
 def summarize_tflite(data: bytes) -> TfliteSummary:
@@ -80,7 +83,21 @@ def _summarize(data: bytes) -> TfliteSummary:
         operators=dict(sorted(operators.items())),
         inputs=tuple(_tensor(graph, graph.Inputs(i)) for i in range(_bounded(graph.InputsLength()))),
         outputs=tuple(_tensor(graph, graph.Outputs(i)) for i in range(_bounded(graph.OutputsLength()))),
+        metadata=_metadata(model, data),
     )
+
+
+def _metadata(model: Any, data: bytes) -> TfliteMetadata | None:
+    for index in range(_bounded(model.MetadataLength())):
+        entry = model.Metadata(index)
+        if entry.Name() == ENTRY.encode():
+            if not 0 <= entry.Buffer() < model.BuffersLength():
+                raise ValueError(f"metadata in buffer {entry.Buffer()} of {model.BuffersLength()}")
+            buffer = model.Buffers(entry.Buffer())
+            _bounded(buffer.DataLength(), len(data))
+            content = buffer.DataAsNumpy()
+            return None if isinstance(content, int) else read_metadata(content.tobytes(), data)
+    return None
 
 
 def _tensor(graph: Any, index: int) -> TensorSummary:

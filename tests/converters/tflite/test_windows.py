@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from emberfleet.converters.tflite.drawing import NO_PADDING, Window
 from emberfleet.converters.tflite.model import TflitePadding
+from emberfleet.converters.tflite.windows import NO_PADDING, Run, Window
 from emberfleet.core.graph import Padding, ceil_padding
 
 CEIL_28 = ceil_padding((28, 28), (3, 3), (2, 2))
@@ -26,3 +26,26 @@ def test_explicit_padding_comes_down_to_a_scheme(
     size: tuple[int, int], window: Window, scheme: TflitePadding, before: Padding
 ) -> None:
     assert window.reach(size) == (scheme, before)
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "rows", "columns"),
+    [
+        (
+            (8, 8), Window((3, 3), (2, 2), (1, 1, 1, 1)),
+            [Run(0, 2, 1), Run(1, 3, 3)], [Run(0, 2, 1), Run(1, 3, 3)],
+        ),
+        (
+            (6, 5), Window((2, 3), (2, 1), (0, 1, 0, 2)),
+            [Run(0, 2, 3)], [Run(0, 2, 1), Run(0, 3, 3), Run(3, 2, 1), Run(4, 1, 1)],
+        ),
+        (
+            (2, 1), Window((4, 1), (1, 1), (3, 0, 3, 0)),
+            [Run(0, 1, 1), Run(0, 2, 1), Run(0, 2, 1), Run(0, 2, 1), Run(1, 1, 1)], [Run(0, 1, 1)],
+        ),
+    ],
+)  # fmt: skip
+def test_windows_are_grouped_by_the_pixels_they_hold(
+    size: tuple[int, int], window: Window, rows: list[Run], columns: list[Run]
+) -> None:
+    assert window.runs(size) == (rows, columns)
