@@ -70,8 +70,8 @@ def decode_symbols(data: bytes, contexts: Int64, table: Int64) -> Int64:
     if len(data) < 8 * LANES or len(data) % 4:
         raise FormatError(f"wire: {len(data)} bytes of codes, expected at least {8 * LANES}, in words of 4")
     starts = np.cumsum(table, axis=1) - table
-    owner = np.repeat(np.tile(np.arange(table.shape[1]), len(table)), table.ravel().astype(np.intp))
-    owner = owner.reshape(-1, TOTAL)
+    counts = table.ravel().astype(np.intp)
+    owner = np.repeat(np.tile(np.arange(table.shape[1]), len(table)), counts).reshape(-1, TOTAL)
     states = np.frombuffer(data, "<u8", LANES).astype(np.uint64)
     words = np.frombuffer(data, "<u4", offset=8 * LANES).astype(np.uint64)
     symbols = np.empty(len(contexts), np.int64)
