@@ -27,6 +27,7 @@ class Target(Enum):
     ONNX = "onnx"
     ONNX_INT8 = "onnx-int8"
     RASPBERRYPI = "raspberrypi"
+    ANDROID = "android"
 
 
 NEEDS_NO_RANGES = (Target.TFLITE_FLOAT, Target.ONNX)
@@ -38,7 +39,8 @@ def convert(
     to: Annotated[
         Target,
         typer.Option(
-            help="A signed bundle, a .tflite or .onnx in int8 or float32, or a .deb for Raspberry Pi OS."
+            help="A signed bundle, a .tflite or .onnx (int8 or float32), a .deb for Raspberry Pi OS, an .aar "
+            "for Android."
         ),
     ] = Target.EMBER,
     version: Annotated[int, typer.Option(min=1, help="The bundle's version; devices take newer ones.")] = 1,
@@ -46,6 +48,13 @@ def convert(
     wheelhouse: Annotated[
         Path | None, typer.Option(help="For raspberrypi: a folder of wheels that goes into the .deb.")
     ] = None,
+    opencl_float: Annotated[
+        bool,
+        typer.Option(
+            "--opencl-float",
+            help="For ember: float32 launch plans too, for hosts without Python: a copy of the weights.",
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Write a trained model as a signed bundle for devices, or as a .tflite or .onnx."""
@@ -62,11 +71,15 @@ def convert(
         from emberfleet.converters.bundle import build_bundle
 
         signer = signing_key(key)
-        data = build_bundle(model, version, signer)
+        data = build_bundle(model, version, signer, opencl_float=opencl_float)
         signed_by = signer.verify_key.text
     elif to is Target.RASPBERRYPI:
         signer = signing_key(key)
         data = _debian_package(model, version, signer, wheelhouse)
+        signed_by = signer.verify_key.text
+    elif to is Target.ANDROID:
+        signer = signing_key(key)
+        data = _android_library(model, version, signer)
         signed_by = signer.verify_key.text
     elif to in (Target.ONNX, Target.ONNX_INT8):
         signed_by = None
@@ -115,3 +128,10 @@ def _debian_package(model: TrainedModel, version: int, signer: SigningKey, wheel
         f"{os.environ.get('DEBFULLNAME') or address.partition('@')[0]} <{address}>" if address else MAINTAINER
     )
     return build_package(build_bundle(model, version, signer), signer.verify_key, wheels, maintainer)
+
+
+def _android_library(model: TrainedModel, version: int, signer: SigningKey) -> bytes:
+    from emberfleet.converters.android.aar import build_aar
+    from emberfleet.converters.bundle import build_bundle
+
+    return build_aar(build_bundle(model, version, signer), signer.verify_key)

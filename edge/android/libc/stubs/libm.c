@@ -1,0 +1,4 @@
+/* Stands for Android's libm.so when linking. */
+void exp(void);
+
+void exp(void) {}
