@@ -1,8 +1,9 @@
 """Weights of few bits: as coarse as the network's answer allows, and no coarser where it is sensitive.
 
-All weights of a convolution share one step. How coarse it may be follows from what an error in that layer
-does to the scores, measured on images: the least error in all for a number of bits has every bit buy equally
-much, so one number, the error of a weight in the scores, sets every step (reverse water-filling).
+All weights of a convolution share one step, unless a channel's largest needs a wider one. How coarse it
+may be follows from what an error in that layer does to the scores, measured on images: the least error in
+all for a number of bits has every bit buy equally much, so one number, the error of a weight in the scores,
+sets every step (reverse water-filling).
 `calibration.rounding` then chooses the levels: errors are fed forward, and levels that cost fewer bits are
 taken where the error allows it, which prunes small weights to zero. A wire file (`converters.wire`)
 stores the levels at close to their entropy.
@@ -23,7 +24,6 @@ from emberfleet.core.arrays import Float32, Float64, Int32, Tensors, UInt8
 from emberfleet.core.errors import ConfigError
 from emberfleet.core.graph import Conv2D, Graph
 from emberfleet.engine.numpy_backend.activations import activations
-from emberfleet.train.calibration.equalisation import equalise
 from emberfleet.train.calibration.inputs import absorb_preprocessing
 from emberfleet.train.calibration.model import Calibration, foldable
 from emberfleet.train.calibration.pools import spread_pools
@@ -31,7 +31,7 @@ from emberfleet.train.calibration.ranges import batch_of, calibrate
 from emberfleet.train.calibration.rounding import conditional_factors, levels_of, patch_moments
 from emberfleet.train.trained import TrainedModel
 
-MOST = 63
+MOST = 127
 """Largest magnitude of a level."""
 PROBES = 16
 """Images that a layer's weight in the answer is measured on."""
@@ -62,7 +62,7 @@ def compact_model(
         model: Trained in floating point.
         images: ``(N, H, W, C)`` bytes like those that the model will see.
         target_bytes: Of all convolutions' weights together; a wire file adds its manifest, biases and labels.
-        options: As for `calibrate_model`; ``clip``, ``rounding`` and ``bias`` do not count.
+        options: As for `calibrate_model`; only ``absorb``, ``spread`` and the ranges count.
 
     Raises:
         ConfigError: fewer bytes than the coarsest weights take.
@@ -71,12 +71,11 @@ def compact_model(
     model = absorb_preprocessing(model) if chosen.absorb else model
     x = model.preprocessing.apply(images)
     graph, held = foldable(model.graph, {k: v for k, v in model.tensors.items() if not k.endswith("/range")})
-    if chosen.equalise:
-        held = equalise(graph, held, x, chosen.threads)
     layers = measure_layers(graph, held, x, chosen.threads)
     levels, steps = _at_most(layers, target_bytes)
     for layer in layers:
-        held[f"{layer.name}/weight"] = levels[layer.name].astype(np.float32) * np.float32(steps[layer.name])
+        step = steps[layer.name][:, None, None, None]
+        held[f"{layer.name}/weight"] = levels[layer.name].astype(np.float32) * step
         held[f"{layer.name}/bias"] = short_floats(held[f"{layer.name}/bias"])
     if chosen.spread:
         graph, held = spread_pools(graph, held)
@@ -108,18 +107,18 @@ def measure_layers(graph: Graph, tensors: Tensors, x: Float32, threads: int | No
     return layers
 
 
-def rounded_layers(layers: list[Layer], error: float) -> tuple[dict[str, Int32], dict[str, float], float]:
+def rounded_layers(layers: list[Layer], error: float) -> tuple[dict[str, Int32], dict[str, Float32], float]:
     """Levels and steps by layer where a weight's error in the scores is `error`, and the bytes they take."""
     levels: dict[str, Int32] = {}
-    steps: dict[str, float] = {}
+    steps: dict[str, Float32] = {}
     total = 0.0
     for layer in layers:
         typical = math.exp(float(np.log(1.0 / layer.upper.diagonal() ** 2).mean()))
-        finest = float(np.abs(layer.weight).max()) / MOST
-        step = float(np.float32(max(math.sqrt(12.0 * error / (layer.sensitivity * typical)), finest, 1e-30)))
+        finest = np.abs(layer.weight).max(axis=(1, 2, 3)) / MOST
+        wanted = math.sqrt(12.0 * error / (layer.sensitivity * typical))
+        step = np.maximum(np.maximum(finest, wanted), 1e-30).astype(np.float32)
         rate = 2.0 * math.log(2.0) * error / layer.sensitivity
-        each = np.full(len(layer.weight), step)
-        found = levels_of(layer.weight, layer.order, layer.upper, each, MOST, rate)
+        found = levels_of(layer.weight, layer.order, layer.upper, step.astype(np.float64), MOST, rate)
         levels[layer.name], steps[layer.name] = found, step
         total += entropy_bytes(found)
     return levels, steps, total
@@ -138,7 +137,7 @@ def short_floats(values: Float32) -> Float32:
     return short
 
 
-def _at_most(layers: list[Layer], target_bytes: int) -> tuple[Mapping[str, Int32], Mapping[str, float]]:
+def _at_most(layers: list[Layer], target_bytes: int) -> tuple[Mapping[str, Int32], Mapping[str, Float32]]:
     """The finest weights within the target, by halving the logarithm of the error."""
     fine, coarse = math.log(FINEST), math.log(COARSEST)
     best = rounded_layers(layers, COARSEST)
