@@ -14,7 +14,7 @@ export OPENBLAS_NUM_THREADS ?= $(BLAS_THREADS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := check
-.PHONY: check dev format-check lint types imports fix test demo bench bench-peers docs wheel test-pi clean
+.PHONY: check dev format-check lint types imports fix test demo bench bench-peers docs wheel runner test-pi clean
 
 check: format-check lint types imports test
 
@@ -76,6 +76,10 @@ wheel: $(STAMP)
 		(cd "$(CURDIR)/$$folder" && find emberfleet -name '*.cl' -o -name '*.tflite' -o -name py.typed) | while read -r file; do \
 			test -f "$$file" || { echo "the wheel lacks $$folder/$$file" >&2; exit 1; }; done || exit 1; done
 	cd build && wheel-venv/bin/emberfleet doctor
+
+# The native runner: ember-run, libember.so and libember.a in build/runner, by any C99 compiler.
+runner:
+	$(MAKE) -C edge/runner
 
 # Emulated Raspberry Pis: ROOT is a folder of root folders, made as docs/guides/raspberry-pi.md says.
 test-pi: $(STAMP)

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from emberfleet.cli.main import app
+from emberfleet.core.bundle import Bundle
 from emberfleet.core.errors import DeviceError
 from emberfleet.core.signing import SigningKey
 from emberfleet.engine.selection import choose_backend
@@ -63,6 +64,14 @@ def test_convert_makes_a_private_developer_key_and_says_so(desk: Desk) -> None:
     assert SigningKey.load(desk.key).verify_key.text in result.stdout
     again = desk.call("convert", desk.folder / "trained", "--out", desk.folder / "model.ember")
     assert "made" not in again.stderr
+
+
+def test_float_launch_plans_are_added_where_asked_for(desk: Desk) -> None:
+    plans = []
+    for more in ((), ("--opencl-float",)):
+        bundle = Bundle.open(convert(desk, *more), [SigningKey.load(desk.key).verify_key])
+        plans.append([plan["name"] for plan in json.loads(bundle.part("opencl/plan.json"))["plans"]])
+    assert plans == [["int8-cpu", "int8-gpu"], ["int8-cpu", "int8-gpu", "float32-cpu", "float32-gpu"]]
 
 
 def test_a_converted_model_runs_on_pictures(desk: Desk) -> None:

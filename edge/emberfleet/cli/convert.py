@@ -28,6 +28,7 @@ class Target(Enum):
     ONNX_INT8 = "onnx-int8"
     RASPBERRYPI = "raspberrypi"
     ANDROID = "android"
+    WIRE = "wire"
 
 
 NEEDS_NO_RANGES = (Target.TFLITE_FLOAT, Target.ONNX)
@@ -40,7 +41,7 @@ def convert(
         Target,
         typer.Option(
             help="A signed bundle, a .tflite or .onnx (int8 or float32), a .deb for Raspberry Pi OS, an .aar "
-            "for Android."
+            "for Android, a wire file (a bundle compressed for download; `emberfleet unpack`)."
         ),
     ] = Target.EMBER,
     version: Annotated[int, typer.Option(min=1, help="The bundle's version; devices take newer ones.")] = 1,
@@ -72,6 +73,13 @@ def convert(
 
         signer = signing_key(key)
         data = build_bundle(model, version, signer, opencl_float=opencl_float)
+        signed_by = signer.verify_key.text
+    elif to is Target.WIRE:
+        from emberfleet.converters.bundle import build_bundle
+        from emberfleet.converters.wire import encode_wire
+
+        signer = signing_key(key)
+        data = encode_wire(build_bundle(model, version, signer), [signer.verify_key])
         signed_by = signer.verify_key.text
     elif to is Target.RASPBERRYPI:
         signer = signing_key(key)
