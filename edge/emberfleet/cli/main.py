@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from emberfleet.cli import bench, convert, device, doctor, import_model, inspect, retrain, run, server, train
+from emberfleet.cli import (
+    bench,
+    convert,
+    device,
+    doctor,
+    import_model,
+    inspect,
+    retrain,
+    run,
+    server,
+    train,
+    unpack,
+)
 from emberfleet.cli.errors import CommandGroup
 
 app = typer.Typer(
@@ -45,6 +57,7 @@ app.command("train")(train.train)
 app.command("import")(import_model.import_model)
 app.command("convert")(convert.convert)
 app.command("inspect")(inspect.inspect)
+app.command("unpack")(unpack.unpack)
 app.command("run")(run.run)
 app.command("retrain")(retrain.retrain)
 app.add_typer(server.app)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emberfleet.converters import wire
-from emberfleet.converters.bundle import build_bundle
+from emberfleet.converters.bundle import build_bundle, bundle_parts
 from emberfleet.converters.wire import encode_wire, is_wire, open_wire
 from emberfleet.converters.wire import wire as wire_module
 from emberfleet.core.bundle import Bundle, encode_bundle
@@ -83,7 +83,7 @@ def test_a_key_that_is_not_trusted_is_refused_before_anything_is_made(
 def test_a_version_that_makes_other_parts_says_to_fetch_the_bundle(
     sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = wire_module.bundle_parts
+    real = bundle_parts
 
     def another(*arguments: object, **options: object) -> dict[str, bytes]:
         parts = real(*arguments, **options)  # type: ignore[arg-type]

@@ -118,8 +118,7 @@ def round_weights(
         rows, largest = np.arange(len(weight)), np.abs(weight.reshape(len(weight), -1)).argmax(axis=1)
         signs = np.sign(weight.reshape(len(weight), -1)[rows, largest])
         levels[rows, largest] = (WEIGHT_MAX * signs).astype(np.int32)
-        levels = levels.reshape(weight.shape)
-        rounded[f"{name}/weight"] = levels.astype(np.float32) * scales[:, None, None, None]
+        rounded[f"{name}/weight"] = (levels.astype(np.float32) * scales[:, None]).reshape(weight.shape)
     return rounded
 
 
