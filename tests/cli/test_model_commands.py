@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +201,28 @@ def test_the_class_names_of_a_code_are_shown_position_by_position(desk: Desk) ->
         True,
         True,
     ]
+
+
+def test_a_wire_file_unpacks_to_the_bundle_that_convert_writes(desk: Desk) -> None:
+    small, back = desk.folder / "model.emberwire", desk.folder / "back.ember"
+    desk.call("convert", desk.folder / "trained", "--out", small, "--to", "wire")
+    said = desk.call("unpack", small, "--out", back, "--json").stdout
+    assert json.loads(said)["wire_bytes"] == small.stat().st_size < back.stat().st_size / 4
+    assert Bundle.open(back, [SigningKey.load(desk.key).verify_key]).manifest.model_version == 1
+    assert "error:" in desk.call("unpack", back, "--out", small, code=2).stderr
+
+
+def test_calibrate_makes_a_model_ready_and_draws_what_each_tensor_loses(desk: Desk) -> None:
+    model = TrainedModel.load(desk.folder / "trained")
+    bare = {name: value for name, value in model.tensors.items() if not name.endswith("/range")}
+    replace(model, tensors=bare).save(desk.folder / "bare")
+    out, picture = desk.folder / "ready", desk.folder / "sensitivity.svg"
+    said = desk.call(
+        "calibrate", desk.folder / "bare", "--images", desk.folder / "photos", "--out", out,
+        "--photos", "20", "--sensitivity", picture,
+    ).stdout  # fmt: skip
+    assert "calibrated with 20 photos" in said
+    assert " dB" in said
+    assert picture.read_text().startswith("<svg")
+    assert TrainedModel.load(out).quantized
+    desk.call("convert", out, "--out", desk.folder / "ready.ember")

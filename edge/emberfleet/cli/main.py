@@ -8,6 +8,7 @@ import typer
 
 from emberfleet.cli import (
     bench,
+    calibrate,
     convert,
     device,
     doctor,
@@ -55,6 +56,7 @@ def start(
 
 app.command("train")(train.train)
 app.command("import")(import_model.import_model)
+app.command("calibrate")(calibrate.calibrate)
 app.command("convert")(convert.convert)
 app.command("inspect")(inspect.inspect)
 app.command("unpack")(unpack.unpack)

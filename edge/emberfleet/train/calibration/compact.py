@@ -37,9 +37,12 @@ PROBES = 16
 """Images that a layer's weight in the answer is measured on."""
 BIAS_BITS = 12
 """Of mantissa that biases keep."""
-SEARCH_STEPS = 7
-COARSEST, FINEST = 1e-2, 1e-8
-"""Errors that a search for a size stays within, as shares of the scores' own variance."""
+SEARCH_STEPS = 8
+FIRST_ERROR = 1e-9
+COARSEST, FINEST = 1.0, 1e-16
+"""Errors that the search for a size stays within, as shares of the scores' own variance."""
+CLOSE_ENOUGH = 0.01
+"""Of the target that may be left."""
 
 
 class Layer(NamedTuple):
@@ -138,20 +141,20 @@ def short_floats(values: Float32) -> Float32:
 
 
 def _at_most(layers: list[Layer], target_bytes: int) -> tuple[Mapping[str, Int32], Mapping[str, Float32]]:
-    """The finest weights within the target, by halving the logarithm of the error."""
-    fine, coarse = math.log(FINEST), math.log(COARSEST)
-    best = rounded_layers(layers, COARSEST)
-    if best[2] > target_bytes:
-        raise ConfigError(
-            f"compact: {target_bytes} bytes are too few; the coarsest weights take {best[2]:.0f}"
-        )
+    """The finest weights within the target: each doubling of a step takes one bit off every weight."""
+    weights = sum(layer.weight.size for layer in layers)
+    best: tuple[dict[str, Int32], dict[str, Float32], float] | None = None
+    logarithm = math.log(FIRST_ERROR)
     for _ in range(SEARCH_STEPS):
-        middle = (fine + coarse) / 2.0
-        found = rounded_layers(layers, math.exp(middle))
-        if found[2] <= target_bytes:
-            best, coarse = found, middle
-        else:
-            fine = middle
+        found = rounded_layers(layers, math.exp(logarithm))
+        if found[2] <= target_bytes and (best is None or found[2] > best[2]):
+            best = found
+        if 0.0 <= target_bytes - found[2] <= CLOSE_ENOUGH * target_bytes:
+            break
+        logarithm += (found[2] - target_bytes * (1.0 - CLOSE_ENOUGH / 2.0)) * 16.0 * math.log(2.0) / weights
+        logarithm = min(max(logarithm, math.log(FINEST)), math.log(COARSEST))
+    if best is None:
+        raise ConfigError(f"compact: {target_bytes} bytes are too few for {weights} weights; allow more")
     return best[0], best[1]
 
 

@@ -36,11 +36,11 @@ from emberfleet.train.trained import TrainedModel
 class Calibration:
     """How a model is made ready for 8 bits; the defaults lost least (docs/decisions/quantization.md)."""
 
-    method: str = "pools"
+    method: str = "minmax"
     percentile: float = PERCENTILE
     absorb: bool = True
     equalise: bool = True
-    spread: bool = False
+    spread: bool = True
     clip: bool = False
     rounding: bool = True
     bias: bool = False
