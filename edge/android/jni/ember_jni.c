@@ -4,6 +4,7 @@
  * second parser of bundles decides. Everything here runs on the caller's thread. */
 #include <jni.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -143,23 +144,23 @@ JNIEXPORT jobjectArray JNICALL Java_dev_emberfleet_EmberModel_nativeLabels(JNIEn
     return made;
 }
 
-/* Name, version, launch plan and device of what runs: model 3, int8-gpu on Adreno. */
+/* Name, version, launch plan and device of what runs: "model", "3", "int8-gpu", "Adreno (TM) 740". */
 JNIEXPORT jobjectArray JNICALL Java_dev_emberfleet_EmberModel_nativeAbout(JNIEnv *env, jclass kind, jlong handle)
 {
     (void)kind;
     const ember_info *info = ember_describe(model_of(handle));
-    const char *texts[] = {info->model_name, info->plan, info->device};
+    char version[24];
+    snprintf(version, sizeof version, "%llu", (unsigned long long)info->model_version);
+    const char *texts[] = {info->model_name, version, info->plan, info->device};
+    const jsize count = sizeof texts / sizeof texts[0];
     const jclass text = (*env)->FindClass(env, "java/lang/String");
-    const jobjectArray made = text ? (*env)->NewObjectArray(env, 3, text, NULL) : NULL;
-    for (jsize i = 0; made && i < 3; i++) (*env)->SetObjectArrayElement(env, made, i, java_text(env, texts[i]));
+    const jobjectArray made = text ? (*env)->NewObjectArray(env, count, text, NULL) : NULL;
+    for (jsize i = 0; made && i < count; i++) {
+        const jstring each = java_text(env, texts[i]);
+        if (!each) return NULL;
+        (*env)->SetObjectArrayElement(env, made, i, each);
+    }
     return made;
-}
-
-JNIEXPORT jlong JNICALL Java_dev_emberfleet_EmberModel_nativeVersion(JNIEnv *env, jclass kind, jlong handle)
-{
-    (void)env;
-    (void)kind;
-    return (jlong)ember_describe(model_of(handle))->model_version;
 }
 
 /* Turns the logits of each position into probabilities. */

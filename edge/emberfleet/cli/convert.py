@@ -28,6 +28,7 @@ class Target(Enum):
     ONNX_INT8 = "onnx-int8"
     RASPBERRYPI = "raspberrypi"
     ANDROID = "android"
+    ANDROID_APP = "android-app"
     WIRE = "wire"
 
 
@@ -56,6 +57,16 @@ def convert(
             help="For ember: float32 launch plans too, for hosts without Python: a copy of the weights.",
         ),
     ] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="For android-app: the PNG or JPEG that the app classifies.")
+    ] = None,
+    keystore: Annotated[
+        Path | None,
+        typer.Option(
+            help="For android-app: PKCS#12 file of who signs the app, its password in "
+            "EMBERFLEET_KEYSTORE_PASSWORD; a key made for this one file if left out."
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Write a trained model as a signed bundle for devices, or as a .tflite or .onnx."""
@@ -88,6 +99,10 @@ def convert(
     elif to is Target.ANDROID:
         signer = signing_key(key)
         data = _android_library(model, version, signer)
+        signed_by = signer.verify_key.text
+    elif to is Target.ANDROID_APP:
+        signer = signing_key(key)
+        data = _android_app(model, version, signer, picture, keystore)
         signed_by = signer.verify_key.text
     elif to in (Target.ONNX, Target.ONNX_INT8):
         signed_by = None
@@ -143,3 +158,14 @@ def _android_library(model: TrainedModel, version: int, signer: SigningKey) -> b
     from emberfleet.converters.bundle import build_bundle
 
     return build_aar(build_bundle(model, version, signer), signer.verify_key)
+
+
+def _android_app(
+    model: TrainedModel, version: int, signer: SigningKey, picture: Path | None, keystore: Path | None
+) -> bytes:
+    from emberfleet.converters.android.apk import Sample, build_apk
+    from emberfleet.converters.bundle import build_bundle
+    from emberfleet.train.data.folder import read_image_file
+
+    sample = Sample(None if picture is None else read_image_file(picture), keystore)
+    return build_apk(build_bundle(model, version, signer), signer.verify_key, sample)

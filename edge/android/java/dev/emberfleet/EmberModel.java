@@ -37,11 +37,13 @@ public final class EmberModel implements AutoCloseable {
     }
 
     private final String[] labels;
+    private final String[] about;
     private long handle;
 
     private EmberModel(long handle) {
         this.handle = handle;
         this.labels = nativeLabels(handle);
+        this.about = nativeAbout(handle);
     }
 
     /** Opens the model of this library, which must be signed by the key that the library was made with. */
@@ -114,7 +116,10 @@ public final class EmberModel implements AutoCloseable {
 
     /** The same for pixels as Bitmap.getPixels gives them: 0xAARRGGBB, rows from the top. */
     public synchronized EmberResult classify(int[] pixels, int width, int height) throws IOException {
-        return new EmberResult(labels, nativeClassify(opened(), pixels, width, height));
+        if (handle == 0) {
+            throw new IllegalStateException("the model is closed");
+        }
+        return new EmberResult(labels, nativeClassify(handle, pixels, width, height));
     }
 
     /** The classes, in the order of the scores. */
@@ -122,14 +127,9 @@ public final class EmberModel implements AutoCloseable {
         return labels.clone();
     }
 
-    /** The model's version; newer models have higher ones. */
-    public synchronized long version() {
-        return nativeVersion(opened());
-    }
-
-    /** The model's name, the launch plan in use and the OpenCL device. */
-    public synchronized String[] about() {
-        return nativeAbout(opened());
+    /** The model's name and version, the launch plan in use and the OpenCL device: four texts. */
+    public String[] about() {
+        return about.clone();
     }
 
     /** Frees what the model holds on the device; a closed model may be closed again. */
@@ -137,13 +137,6 @@ public final class EmberModel implements AutoCloseable {
     public synchronized void close() {
         nativeClose(handle);
         handle = 0;
-    }
-
-    private long opened() {
-        if (handle == 0) {
-            throw new IllegalStateException("the model is closed");
-        }
-        return handle;
     }
 
     private static byte[] readAsset(Context context, String asset) throws IOException {
@@ -170,8 +163,6 @@ public final class EmberModel implements AutoCloseable {
     private static native String[] nativeLabels(long handle);
 
     private static native String[] nativeAbout(long handle);
-
-    private static native long nativeVersion(long handle);
 
     private static native float[] nativeClassify(long handle, int[] pixels, int width, int height) throws IOException;
 
