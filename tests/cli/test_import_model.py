@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from emberfleet.cli.main import app
+from emberfleet.core.signing import SigningKey
 from emberfleet.train.trained import TrainedModel
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "onnx"
@@ -62,10 +63,11 @@ def test_a_summary_says_what_was_read_and_how_to_get_8_bits(tmp_path: Path) -> N
     assert "38 nodes from 57 operators of pytorch 2.13" in words
     assert "33 x 33 x 3 to 10 classes" in words
     assert "constants 22" in words
-    assert "give --calibrate a folder of photos" in words
+    assert "`emberfleet calibrate` or --calibrate changes it" in words
     refused = run("convert", tmp_path / "m", "--out", tmp_path / "m.ember", code=2)
     assert "import it with --calibrate" in refused
     run("convert", tmp_path / "m", "--to", "onnx", "--out", tmp_path / "m.onnx")
+    run("convert", tmp_path / "m", "--to", "tflite-float", "--out", tmp_path / "m.tflite")
 
 
 def test_json_holds_the_summary_for_programs(tmp_path: Path) -> None:
@@ -75,6 +77,23 @@ def test_json_holds_the_summary_for_programs(tmp_path: Path) -> None:
     assert facts["std"] == [0.25, 0.5, 0.25]
     assert facts["quantized"] is False
     assert any("2 groups" in remark for remark in facts["remarks"])
+
+
+def test_an_imported_model_is_packaged_inspected_retrained_and_run(
+    imported: Path, photos: Path, tmp_path: Path
+) -> None:
+    key = tmp_path / "key.pem"
+    SigningKey.generate().save(key)
+    trust = SigningKey.load(key).verify_key.text
+    bundle = tmp_path / "model.ember"
+    run("convert", imported, "--out", bundle, "--key", key)
+    assert json.loads(run("inspect", bundle, "--trust", trust, "--json"))["labels"][3] == "class 3"
+    photo = next(photos.rglob("*.png"))
+    run("run", bundle, photo, "--trust", trust, "--backend", "numpy")
+    arguments = ("--data", photos, "--out", tmp_path / "two.ember", "--epochs", "20", "--hold-out", "0.34",
+                 "--batch", "4", "--trust", trust, "--key", key, "--backend", "numpy", "--json")  # fmt: skip
+    result = CliRunner().invoke(app, ["retrain", str(bundle), *map(str, arguments)])
+    assert json.loads(result.stdout)["classes"][-2:] == ["dark", "light"]
 
 
 @pytest.mark.parametrize("target", ["onnx", "onnx-int8"])
