@@ -26,6 +26,7 @@ from emberfleet.engine.opencl.backend import OpenCLBackend
 from emberfleet.engine.opencl.conv2d import Epilogue, Weight, Window
 from emberfleet.engine.opencl.depthwise import DepthwiseTile, DepthwiseWork
 from emberfleet.engine.opencl.device import OpenCLDevice
+from emberfleet.engine.opencl.profiling import profile
 from emberfleet.engine.opencl.program import Program
 from emberfleet.engine.optimizers import Sgd
 from tests.engine.networks import MOBILE_NETWORKS, random_batch, single_tensors
@@ -170,6 +171,16 @@ def test_work_is_counted_without_padding(backend: OpenCLBackend) -> None:
     assert isinstance(call.work, DepthwiseWork)
     assert call.work.flops == 2 * 9 * 2 * 14 * 14 * 20
     assert call.work.values_moved - 2 * 2 * 14 * 14 * 20 == 9 * call.work.y.padded_channels
+
+
+def test_the_profile_says_what_a_depthwise_convolution_is(backend: OpenCLBackend) -> None:
+    program = recorded(backend.device, Window((3, 3), (1, 1), 1, 1))
+    program.compile({"params": 4096})
+    program.run()
+    (time,) = [time for time in profile(program, rounds=1) if time.kernel.startswith("depthwise")]
+    assert time.shape == "3x3, 1 -> 20, 2 x 14x14"
+    assert time.flops == 2 * 9 * 2 * 14 * 14 * 20
+    assert time.seconds > 0.0
 
 
 def test_windows_that_are_long_or_far_apart_are_not_unrolled(backend: OpenCLBackend) -> None:

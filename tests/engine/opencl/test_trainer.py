@@ -12,8 +12,10 @@ from emberfleet.core.graph import Conv2D, Graph
 from emberfleet.core.quantization import quantization_points
 from emberfleet.engine.backend import Trainer, TrainingSpec
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
+from emberfleet.engine.opencl import conv2d
 from emberfleet.engine.opencl.backend import OpenCLBackend
 from emberfleet.engine.opencl.parameters import ParameterBlock
+from emberfleet.engine.opencl.program import Program
 from emberfleet.engine.optimizers import Adadelta, Adagrad, Adam, AdamW, Optimizer, RmsProp, Sgd
 from tests.core.networks import bypass_network, mobile_network, random_tensors
 from tests.engine.networks import linear_network, random_batch, residual_network, single_tensors
@@ -164,6 +166,19 @@ def test_training_rounded_to_8_bits_follows_the_reference(backend: OpenCLBackend
     for name in set(quantization_points(graph).values()):
         np.testing.assert_allclose(after[name], before[name], rtol=0.01, atol=0.01)
         assert (after[name] != tensors[name]).any() == (name != "input/range")
+
+
+@pytest.mark.parametrize(("channels", "pixels"), [(16, 32), (256, 32), (512, 16), (1024, 32)])
+def test_a_weight_gradient_walks_rows_that_the_fast_cache_keeps(
+    backend: OpenCLBackend, channels: int, pixels: int
+) -> None:
+    program = Program(backend.device, backend.device.limits.vector_width, 16)
+    x, dy = program.images("x", (16, 16, channels)), program.images("dy", (16, 16, channels))
+    conv2d.backward_weight(program, x, dy, conv2d.Window((1, 1)), (0, channels * channels))
+    (call,) = program.calls
+    assert isinstance(call.work, conv2d.WeightWork)
+    assert call.work.shape.columns == pixels
+    assert call.work.shape.rows * pixels == 16 * 16 * 16
 
 
 def test_only_what_may_learn_changes(backend: OpenCLBackend) -> None:

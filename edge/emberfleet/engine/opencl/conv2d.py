@@ -34,6 +34,10 @@ LINE_FLOATS = 16
 FORWARD_LINE, WEIGHT_LINE = 96, 32
 """Pixels of a row, about, where images and rows are merged to one line and cut anew."""
 
+FAST_LINES, FEWEST_PIXELS = 512, 16
+"""Lines of the fast cache, and the pixels below which keeping to them is not worth it. Pixels whose distance
+is a large power of two share few places there: `_pixels_kept` says how many stay."""
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -209,7 +213,7 @@ def forward(
 
 def weight_parts(program: Program, x: View, dy: View, window: Window) -> int:
     """Into how many partial sums `backward_weight` cuts the gradient of the weights."""
-    walk = walk_pixels(x, dy, window, program, WEIGHT_LINE)
+    walk = _weight_walk(program, x, dy, window)
     return _cut_weight(program, walk, Taps.of(x, window, x.channels), dy).parts
 
 
@@ -223,7 +227,7 @@ def backward_weight(program: Program, x: View, dy: View, window: Window, target:
         window: Of the forward convolution.
         target: Offset of the first partial sum, floats from one to the next.
     """
-    walk = walk_pixels(x, dy, window, program, WEIGHT_LINE)
+    walk = _weight_walk(program, x, dy, window)
     taps = Taps.of(x, window, x.channels)
     cut = _cut_weight(program, walk, taps, dy)
     program.emit(
@@ -268,9 +272,23 @@ def _cut_weight(program: Program, walk: Walk, taps: Taps, dy: View) -> WeightCut
     parts = min(rows, max(1, -(-4 * device.limits.compute_units // panels)))
     each = -(-rows // parts)
     lines = tile.ky * min(tile.kc, -(-taps.channels // LINE_FLOATS)) + tile.nv
-    block = max(1, BLOCK_BYTES // (walk.columns * lines * FLOAT_BYTES * LINE_FLOATS))
+    block = BLOCK_BYTES // (walk.columns * lines * FLOAT_BYTES * LINE_FLOATS)
+    block = max(1, min(block, _pixels_kept(walk.x, walk.y) // walk.columns))
     parts = -(-rows // each)
     return WeightCut(shape, tile, (panels, parts), parts, each, block)
+
+
+def _weight_walk(program: Program, x: View, dy: View, window: Window) -> Walk:
+    """The pixels of a weight gradient, in rows short enough for the fast cache to keep one."""
+    kept = _pixels_kept(x.window(0, 0, window.stride), dy.place())
+    return walk_pixels(x, dy, window, program, min(WEIGHT_LINE, kept))
+
+
+def _pixels_kept(x: Place, dy: Place) -> int:
+    """How many pixels in a row the fast cache keeps of both; all where that would be too few to matter."""
+    lines = [place.pixel // LINE_FLOATS for place in (x, dy)]
+    kept = min(FAST_LINES // max(1, count & -count) for count in lines)
+    return kept if kept >= FEWEST_PIXELS else FAST_LINES
 
 
 def _cut_for_lanes(device: OpenCLDevice, shape: WeightShape, tile: WeightTile) -> WeightCut:

@@ -9,7 +9,7 @@ from emberfleet.core.graph import Padding
 from emberfleet.engine.opencl.conv2d import Epilogue, Weight, Window, check_window
 from emberfleet.engine.opencl.layout import Place, View
 from emberfleet.engine.opencl.limits import LANE_REGISTERS
-from emberfleet.engine.opencl.program import ARENA, Counted, Program
+from emberfleet.engine.opencl.program import ARENA, Program
 
 SOURCE = "depthwise"
 
@@ -52,6 +52,9 @@ class DepthwiseWork:
     x: View
     y: View
     read_again: bool = False
+    """Whether what is written is added to."""
+    parts: int = 1
+    """Partial sums of the weight gradient."""
 
     @property
     def flops(self) -> int:
@@ -61,7 +64,7 @@ class DepthwiseWork:
     @property
     def values_moved(self) -> int:
         """See `program.Work`."""
-        weights = math.prod(self.window.kernel) * self.y.padded_channels
+        weights = self.parts * math.prod(self.window.kernel) * self.y.padded_channels
         return self.x.size * (2 if self.read_again else 1) + self.y.size + weights
 
 
@@ -167,7 +170,7 @@ def backward_weight(program: Program, x: View, dy: View, window: Window, target:
         (*target, dy.padded_channels, 0),
         *(() if tile else ((*window.kernel, *window.stride),)),
         options=tile,
-        work=Counted(2 * taps * dy.size, x.size + dy.size + parts * taps * dy.padded_channels),
+        work=DepthwiseWork(window, x, dy, parts=parts),
     )
 
 

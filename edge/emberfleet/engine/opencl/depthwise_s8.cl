@@ -15,10 +15,19 @@
 #define code_t uchar
 #define CODES bvec
 #define HIGHEST 255
+#define SATURATED(x) TO_CODES(MIN_OF(AS_UVEC(x), (uvec)(HIGHEST)))
 #else
 #define code_t char
 #define CODES cvec
 #define HIGHEST 127
+#define SATURATED(x) TO_CODES(MIN_OF(x, (ivec)(HIGHEST)))
+#endif
+
+// Behind a ReLU the rounding of negative ties does not matter.
+#ifdef RELU
+#define TIES 0
+#else
+#define TIES 1
 #endif
 
 #ifdef INTEGERS
@@ -59,22 +68,23 @@
     const int first = GROUP(0) * cut.x, end = MIN_OF(first + cut.x, cut.z);     \
     for (int block = first; block < end; block++)
 
-// numbers: bias, multiplier, nudge, right, each C padded channels; bias, multiplier, shift where PLAIN.
-static inline void finish(__global code_t *out, ivec sum, __global const int *numbers, int channels,
-                          const int4 limits)
+// What sums of V channels are finished with: bias, multiplier, nudge, right, each C padded channels in memory; bias,
+// multiplier, shift where PLAIN.
+#define LOAD_ENDING(numbers, channels)                                                             \
+    const ivec bias = LOAD_NUMBERS(numbers), multiplier = LOAD_NUMBERS((numbers) + (channels)),      \
+               nudge = LOAD_NUMBERS((numbers) + 2 * (channels)), right = LOAD_NUMBERS((numbers) + 3 * (channels));
+
+static inline void finish(__global code_t *out, ivec sum, ivec multiplier, ivec nudge, ivec right, const int4 limits)
 {
-    sum += LOAD_NUMBERS(numbers);
 #ifdef PLAIN
     for (int lane = 0; lane < V; lane++) {
-        const int factor = numbers[channels + lane], shift = numbers[2 * channels + lane];
+        const int factor = ((const int *)&multiplier)[lane], shift = ((const int *)&nudge)[lane];
         const int code = fixed_product(((const int *)&sum)[lane], factor, shift) + limits.x;
         out[lane] = (code_t)MIN_OF(MAX_OF(code, limits.y), HIGHEST);
     }
 #else
-    ivec code = scale_down(sum, LOAD_NUMBERS(numbers + channels), LOAD_NUMBERS(numbers + 2 * channels),
-                           LOAD_NUMBERS(numbers + 3 * channels), 1);
-    code = MIN_OF(MAX_OF(code, (ivec)(limits.y)), (ivec)(HIGHEST));
-    *(__global CODES *)out = TO_CODES(code);
+    const ivec code = scale_down(sum, multiplier, nudge, right, TIES);
+    *(__global CODES *)out = SATURATED(MAX_OF(code, (ivec)(limits.y)));
 #endif
 }
 
@@ -98,6 +108,7 @@ KERNEL(depthwise_s8)(GROUPS __global const code_t *restrict x, __global const ch
             const int w = MIN_OF(w_start, size.y - MRX);
             __global const code_t *restrict corner = x_row + w * SX * xv.w + c;
             __global code_t *restrict out = y_row + w * yv.w + c;
+            LOAD_ENDING(numbers + wv.y + c0 + c, wv.z)
             sum_t taps[KH][KW], acc[MRY][MRX];
             #pragma unroll
             for (int i = 0; i < KH; i++)
@@ -124,7 +135,8 @@ KERNEL(depthwise_s8)(GROUPS __global const code_t *restrict x, __global const ch
                 #pragma unroll
                 for (int j = 0; j < MRX; j++)
                     if (h + i >= h_start && w + j >= w_start)
-                        finish(out + i * yv.z + j * yv.w, TO_WHOLE(acc[i][j]), numbers + wv.y + c0 + c, wv.z, limits);
+                        finish(out + i * yv.z + j * yv.w, TO_WHOLE(acc[i][j]) + bias, multiplier, nudge, right,
+                               limits);
         }
     }
 }
@@ -148,8 +160,9 @@ KERNEL(depthwise_any_s8)(GROUPS __global const code_t *restrict x, __global cons
             for (int i = 0; i < window.x; i++)
                 for (int j = 0; j < window.y; j++, tap += wv.z)
                     total += LOAD_CODES(corner + i * xv.z + j * xv.w) * LOAD_TAP(tap);
-            finish(y + yv.x + n * yv.y + h * yv.z + w * yv.w + c0 + c, TO_WHOLE(total), numbers + wv.y + c0 + c,
-                   wv.z, limits);
+            LOAD_ENDING(numbers + wv.y + c0 + c, wv.z)
+            finish(y + yv.x + n * yv.y + h * yv.z + w * yv.w + c0 + c, TO_WHOLE(total) + bias, multiplier, nudge,
+                   right, limits);
         }
     }
 }

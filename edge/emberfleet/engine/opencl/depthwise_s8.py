@@ -29,6 +29,7 @@ class IntegerDepthwiseTile:
     unsigned: bool
     integers: bool
     plain: bool
+    relu: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class AnyWindow:
     unsigned: bool
     integers: bool
     plain: bool
+    relu: bool
 
 
 def forward(
@@ -61,7 +63,7 @@ def forward(
     weights = np.zeros((taps, channels), np.int32 if integers else np.float32)
     weights[:, : y.channels] = branch.op.weights.reshape(y.channels, taps).T
     factors, plain = pack_factors(branch, zero_point, 1, channels)
-    forms = bool(offset), integers, plain
+    forms = bool(offset), integers, plain, branch.op.relu
     tile = choose_tile(program, window, y.height, y.width)
     blocks = -(-y.height // (tile.mry if tile else 1))
     panels, cut = cut_rows(program, x.batch, blocks, y)

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from emberfleet.engine.opencl.conv2d import ForwardWork, WeightWork
+from emberfleet.engine.opencl.conv2d import ForwardWork, WeightWork, Window
+from emberfleet.engine.opencl.depthwise import DepthwiseWork
 from emberfleet.engine.opencl.device import OpenCLDevice
 from emberfleet.engine.opencl.layout import Place, Storage, View
 from emberfleet.engine.opencl.program import ARENA, Call, Program, Work
@@ -152,12 +153,21 @@ def peak_flops(device: OpenCLDevice, timer: Timer | None = None) -> float:
 
 
 def _shape(work: Work | None) -> str:
-    if not isinstance(work, ForwardWork | WeightWork):
-        return ""
-    y = work.y if isinstance(work, ForwardWork) else work.dy
-    channels = work.weight.channels if isinstance(work, ForwardWork) else work.x.channels
-    (down, across), (rows, columns) = work.window.kernel, (y.height, y.width)
-    return f"{down}x{across}, {channels} -> {y.channels}, {y.batch} x {rows}x{columns}"
+    match work:
+        case ForwardWork():
+            return _window_shape(work.window, work.weight.channels, work.y)
+        case WeightWork():
+            return _window_shape(work.window, work.x.channels, work.dy)
+        case DepthwiseWork():
+            return _window_shape(work.window, 1, work.y)
+        case _:
+            return ""
+
+
+def _window_shape(window: Window, channels: int, y: View) -> str:
+    """Window, input channels that each output reads, outputs, images of rows x pixels."""
+    down, across = window.kernel
+    return f"{down}x{across}, {channels} -> {y.channels}, {y.batch} x {y.height}x{y.width}"
 
 
 def _tile(options: DataclassInstance) -> str:

@@ -5,7 +5,7 @@
 //   backward   b[T-1-t,o,c] = f[t,c,o]: window flipped, channels exchanged (convolving dy with b gives dx)
 //
 // t: place in the window, T = KH*KW. W: (T, C, O), O padded; b: (T, O, C), C padded with zeros.
-// Versions (naive): group: one row of the job table: one window place, whose outputs the cuts share (transpose), V
+// Versions: group: one row of the job table: one window place, whose outputs the cuts share (transpose), V
 // channels, whose rows are dealt out to the lanes (round).
 // Exact.
 
@@ -33,12 +33,22 @@ KERNEL(round_weights_f32)(GROUPS GLOBAL_IN params, GLOBAL_OUT packed, __global c
     }
 }
 
-// jobs[g]: offset of f, of b, T, place t, C, O, padded O, padded C.
+// jobs[g]: offset of f, of b, T, place t, C, O, padded O, padded C.   In squares of V x V, so that whole lines are
+// read and written.
 KERNEL(transpose_weights_f32)(GROUPS GLOBAL_IN source, GLOBAL_OUT packed, __global const int *restrict jobs)
 {
     __global const int *job = jobs + 8 * GROUP(0);
     GLOBAL_IN from = source + job[0] + job[3] * job[4] * job[6];
     GLOBAL_OUT to = packed + job[1] + (job[2] - 1 - job[3]) * job[5] * job[7];
-    for (int o = CUT; o < job[5]; o += CUTS)
-        DEAL(c, job[4], 1) to[o * job[7] + c] = from[c * job[6] + o];
+    for (int o0 = CUT * V; o0 < job[5]; o0 += CUTS * V)
+        DEAL(c0, job[4], V) {
+            vec square[V];
+            for (int k = 0; k < V; k++)
+                square[k] = c0 + k < job[4] ? LOAD(from + (c0 + k) * job[6] + o0) : (vec)(0.0f);
+            for (int k = 0; k < V && o0 + k < job[5]; k++) {
+                vec row;
+                for (int j = 0; j < V; j++) ((float *)&row)[j] = ((const float *)(square + j))[k];
+                STORE(to + (o0 + k) * job[7] + c0) = row;
+            }
+        }
 }
