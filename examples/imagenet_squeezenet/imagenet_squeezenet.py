@@ -131,7 +131,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument(
         "--calibrate", type=Path, help="folder of photos that the 8-bit ranges are taken from"
     )
-    parser.add_argument("--photos", type=int, default=100, help="how many of them")
+    parser.add_argument("--photos", type=int, default=600, help="most of them to use")
     parser.add_argument("--test", type=Path, help="folder of ImageNet photos with class_index")
     parser.add_argument(
         "--target-bytes", type=int, help="also a compact model whose weights take so many bytes"

@@ -25,7 +25,7 @@ from emberfleet.core.errors import ConfigError
 from emberfleet.core.graph import Conv2D, Graph
 from emberfleet.engine.numpy_backend.activations import activations
 from emberfleet.train.calibration.inputs import absorb_preprocessing
-from emberfleet.train.calibration.model import Calibration, foldable
+from emberfleet.train.calibration.model import MOMENT_PHOTOS, Calibration, foldable
 from emberfleet.train.calibration.pools import spread_pools
 from emberfleet.train.calibration.ranges import batch_of, calibrate
 from emberfleet.train.calibration.rounding import conditional_factors, levels_of, patch_moments
@@ -74,7 +74,7 @@ def compact_model(
     model = absorb_preprocessing(model) if chosen.absorb else model
     x = model.preprocessing.apply(images)
     graph, held = foldable(model.graph, {k: v for k, v in model.tensors.items() if not k.endswith("/range")})
-    layers = measure_layers(graph, held, x, chosen.threads)
+    layers = measure_layers(graph, held, x[:: -(-len(x) // MOMENT_PHOTOS)], chosen.threads)
     levels, steps = _at_most(layers, target_bytes)
     for layer in layers:
         step = steps[layer.name][:, None, None, None]

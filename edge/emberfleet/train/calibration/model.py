@@ -31,6 +31,9 @@ from emberfleet.train.calibration.rounding import patch_moments, round_weights
 from emberfleet.train.calibration.weights import clip_weights
 from emberfleet.train.trained import TrainedModel
 
+MOMENT_PHOTOS = 100
+"""Evenly spaced images, enough for weights; ranges see all of them, or they cut what is rare."""
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -57,7 +60,7 @@ def calibrate_model(model: TrainedModel, images: UInt8, options: Calibration | N
 
     Args:
         model: Trained in floating point, or with ranges that are replaced.
-        images: ``(N, H, W, C)`` bytes like those that the model will see; 50 to 200 are enough.
+        images: ``(N, H, W, C)`` bytes like those that the model will see; a few hundred.
         options: What is done; None: the defaults.
 
     Raises:
@@ -76,8 +79,9 @@ def calibrate_model(model: TrainedModel, images: UInt8, options: Calibration | N
         return replace(model, tensors={**tensors, **found})
     graph, held = foldable(model.graph, tensors)
     held[input_range] = tensors[input_range]
+    some = x[:: -(-len(x) // MOMENT_PHOTOS)]
     if chosen.equalise:
-        held |= equalise(graph, held, x, chosen.threads)
+        held |= equalise(graph, held, some, chosen.threads)
     if chosen.spread:
         graph, held = spread_pools(graph, held)
     exact = dict(held)
@@ -85,9 +89,9 @@ def calibrate_model(model: TrainedModel, images: UInt8, options: Calibration | N
     if chosen.clip:
         held |= {name: clip_weights(v) for name, v in held.items() if name.endswith("/weight")}
     if chosen.rounding:
-        held |= round_weights(graph, held, patch_moments(graph, exact, x, chosen.threads))
+        held |= round_weights(graph, held, patch_moments(graph, exact, some, chosen.threads))
     if chosen.bias:
-        held |= correct_bias(graph, held, x, exact, chosen.threads)
+        held |= correct_bias(graph, held, some, exact, chosen.threads)
     return replace(model, graph=graph, tensors=held)
 
 
