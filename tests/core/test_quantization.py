@@ -75,6 +75,12 @@ def test_a_range_that_is_none_is_refused(limits: tuple[float, float]) -> None:
         QuantParams.from_range(*limits)
 
 
+@pytest.mark.parametrize("limits", [(0.0, 0.0), (0.0, 1e-6), (-1e-6, 0.0)])
+def test_a_range_that_holds_nothing_but_zero_gets_ordinary_steps(limits: tuple[float, float]) -> None:
+    assert QuantParams.from_range(*limits) == QuantParams.from_range(0.0, 1.0)
+    assert QuantParams.from_range(*limits, ceiling=0.25) == QuantParams.from_range(0.0, 0.25)
+
+
 @given(ranges, st.integers(0, 1000))
 def test_fake_quantize_is_quantize_then_dequantize(limits: list[float], seed: int) -> None:
     params = QuantParams.from_range(*limits)

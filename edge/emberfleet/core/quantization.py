@@ -38,6 +38,8 @@ from emberfleet.core.graph import (
 
 QMIN, QMAX = -128, 127
 WEIGHT_MAX = 127
+NARROWEST = 1e-6
+"""A range up to this width holds nothing but zero."""
 
 Activation: TypeAlias = Relu | ClippedRelu
 _RESCALING = (Conv2D, DepthwiseConv2D, Add, BatchNorm, Relu, ClippedRelu)
@@ -62,16 +64,20 @@ class QuantParams:
             raise QuantError(f"zero point is {self.zero_point}, expected {QMIN} to {QMAX}")
 
     @staticmethod
-    def from_range(low: float, high: float) -> QuantParams:
+    def from_range(low: float, high: float, ceiling: float = math.inf) -> QuantParams:
         """Spread 256 steps over a range, widened to hold zero; zero becomes exactly one of them.
 
-        The scale is rounded to float32, as every format stores it.
+        The range is held to at most `ceiling`. One that holds nothing but zero, as that of an activation
+        that is never on, is taken as [0, 1]: steps of next to nothing would be so far from the steps
+        around them that XNNPACK refuses the network. The scale is rounded to float32, as every format
+        stores it.
         """
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
             raise QuantError(f"range is [{low}, {high}], expected two finite numbers in order")
-        low, high = min(low, 0.0), max(high, 0.0)
-        width = max(high - low, 1e-6)
-        scale = float(np.float32(width / (QMAX - QMIN)))
+        low, high = min(low, 0.0), max(min(high, ceiling), 0.0)
+        if high - low <= NARROWEST:
+            low, high = 0.0, min(1.0, ceiling)
+        scale = float(np.float32((high - low) / (QMAX - QMIN)))
         return QuantParams(scale, int(np.clip(np.rint(QMIN - low / scale), QMIN, QMAX)))
 
     @property
@@ -297,5 +303,4 @@ def range_params(
     values = np.asarray(ranges[name])
     if values.shape != (2,):
         raise QuantError(f"range '{name}' has shape {values.shape}, expected (2,)")
-    low, high = float(values[0]), float(values[1])
-    return QuantParams.from_range(min(low, ceiling), min(high, ceiling))
+    return QuantParams.from_range(float(values[0]), float(values[1]), ceiling)
