@@ -13,10 +13,13 @@ from emberfleet.core.integer import (
     IntegerConcat,
     IntegerConv,
     IntegerDepthwiseConv,
+    IntegerDepthwiseConv,
     IntegerMaxPool,
     IntegerNetwork,
     IntegerOp,
     IntegerRelu,
+    IntegerReshape,
+    IntegerWindowAveragePool,
     IntegerWindowAveragePool,
     output_limits,
 )
@@ -52,15 +55,23 @@ def _compute(network: IntegerNetwork, op: IntegerOp, given: list[Int8]) -> Int8:
         inside = _windows(ones, op.kernel, op.stride, op.padding, 0).sum(axis=(4, 5))
         nearest: Int8 = (np.sign(summed) * ((np.abs(summed) + inside // 2) // inside)).astype(np.int8)
         return nearest
+    if isinstance(op, IntegerDepthwiseConv):
+        kernel = (op.weights.shape[1], op.weights.shape[2])
+        windows = _windows(given[0].astype(np.int64) - zeros[0], kernel, op.stride, op.padding, 0)
+        read = np.repeat(windows, op.depth_multiplier, axis=3)
+        acc = np.einsum("nhwoij,oij->nhwo", read, op.weights[..., 0].astype(np.int64)) + op.bias
+        return requantize(acc, op.multiplier, op.shift, zero, *output_limits(op, out.params))
     if isinstance(op, IntegerMaxPool):
         windows = _windows(given[0].astype(np.int64), op.kernel, op.stride, op.padding, -128)
         largest: Int8 = windows.max(axis=(4, 5)).astype(np.int8)
         return largest
     if isinstance(op, IntegerAveragePool):
         total = given[0].astype(np.int64).sum(axis=(1, 2))
-        count = given[0].shape[1] * given[0].shape[2]
-        mean: Int8 = (np.sign(total) * ((np.abs(total) + count // 2) // count)).astype(np.int8)
-        return mean
+        return _mean(total, np.array(given[0].shape[1] * given[0].shape[2]))
+    if isinstance(op, IntegerWindowAveragePool):
+        total = _windows(given[0].astype(np.int64), op.kernel, op.stride, op.padding, 0).sum(axis=(4, 5))
+        inside = np.ones((1, *given[0].shape[1:3], 1), np.int64)
+        return _mean(total, _windows(inside, op.kernel, op.stride, op.padding, 0).sum(axis=(4, 5)))
     if isinstance(op, IntegerConcat):
         return np.concatenate(given, axis=3)
     if isinstance(op, IntegerAdd):
@@ -79,7 +90,14 @@ def _compute(network: IntegerNetwork, op: IntegerOp, given: list[Int8]) -> Int8:
             given[0].astype(np.int64) - zeros[0], np.array(op.multiplier), np.array(op.shift)
         )
         return np.clip(scaled + zero, *output_limits(op, out.params)).astype(np.int8)
+    assert isinstance(op, IntegerReshape)
     return given[0].reshape(len(given[0]), *out.shape)
+
+
+def _mean(total: Int64, count: Int64) -> Int8:
+    """Halves away from zero."""
+    mean: Int8 = (np.sign(total) * ((np.abs(total) + count // 2) // count)).astype(np.int8)
+    return mean
 
 
 def _windows(

@@ -6,9 +6,12 @@ from hypothesis import strategies as st
 
 from emberfleet.core.graph import (
     Add,
+    AveragePool,
     BatchNorm,
+    ClippedRelu,
     Concat,
     Conv2D,
+    DepthwiseConv2D,
     Dropout,
     GlobalAveragePool,
     Graph,
@@ -55,10 +58,20 @@ class _Sketch:
         kernel, stride, padding = self.window(source, 0)
         return self.add(Conv2D(name, (source,), channels, kernel, stride, padding, self.draw(st.booleans())))
 
+    def depthwise(self, name: str, source: str) -> str:
+        multiplier, bias = self.draw(st.sampled_from((1, 1, 2, 3))), self.draw(st.booleans())
+        return self.add(DepthwiseConv2D(name, (source,), multiplier, *self.window(source, 0), bias))
+
     def activate(self, name: str, source: str) -> str:
         if self.draw(st.booleans()):
             source = self.add(BatchNorm(f"{name}/norm", (source,)))
-        return self.add(Relu(f"{name}/relu", (source,))) if self.draw(st.booleans()) else source
+        kind = self.draw(st.sampled_from(("none", "relu", "relu6", "ceiling")))
+        if kind == "relu":
+            return self.add(Relu(f"{name}/relu", (source,)))
+        if kind == "none":
+            return source
+        ceiling = 6.0 if kind == "relu6" else self.draw(st.sampled_from((0.25, 1.0, 1.7, 20.0)))
+        return self.add(ClippedRelu(f"{name}/clipped", (source,), ceiling))
 
     def fire(self, name: str, source: str, expand: int) -> str:
         squeezed = self.activate(f"{name}/squeeze", self.add(Conv2D(f"{name}/squeeze", (source,), 3)))
@@ -67,25 +80,40 @@ class _Sketch:
         return self.activate(name, self.add(Concat(f"{name}/concat", (left, right))))
 
     def block(self, name: str) -> None:
-        kind = self.draw(st.sampled_from(("conv", "pool", "fire", "bypass", "relu")))
+        kind = self.draw(
+            st.sampled_from(("conv", "depthwise", "pool", "average", "fire", "bypass", "sum", "relu", "norm"))
+        )
         source = self.last
         if kind == "conv":
             self.activate(name, self.conv(name, source, self.draw(st.sampled_from((1, 2, 5, 8)))))
+        elif kind == "depthwise":
+            self.activate(name, self.depthwise(name, source))
         elif kind == "pool":
             self.add(MaxPool(name, (source,), *self.window(source, 1)))
+        elif kind == "average":
+            self.add(AveragePool(name, (source,), *self.window(source, 1)))
         elif kind == "fire":
             self.fire(name, source, self.number(1, 4))
         elif kind == "bypass":
             same = self.activate(
                 f"{name}/side", self.add(Conv2D(f"{name}/side", (source,), self.shapes[source][2]))
             )
-            total = self.add(Add(name, (same, source)))
-            if self.draw(st.booleans()):
-                self.add(Relu(f"{name}/relu", (total,)))
+            self.activate(f"{name}/sum", self.add(Add(name, (same, source))))
+        elif kind == "sum":
+            # Two readers of one image, summed on scales of their own: the shape of a residual block.
+            left, right = (
+                self.activate(f"{name}/{side}", self.add(Conv2D(f"{name}/{side}", (source,), 4)))
+                for side in ("left", "right")
+            )
+            self.activate(f"{name}/sum", self.add(Add(name, (left, right))))
+        elif kind == "norm":
+            # A batch norm and an activation that no convolution can take in.
+            pooled = self.add(MaxPool(f"{name}/pool", (source,), (1, 1), (1, 1)))
+            self.activate(name, self.add(BatchNorm(f"{name}/alone", (pooled,))))
         else:
             # A ReLU that pooling separates from the convolution, and another reader of what it reads.
             pooled = self.add(MaxPool(f"{name}/pool", (source,), (1, 1), (1, 1)))
-            self.add(Add(name, (self.add(Relu(f"{name}/relu", (pooled,))), pooled)))
+            self.add(Add(name, (self.activate(f"{name}/apart", pooled), pooled)))
 
 
 @st.composite
