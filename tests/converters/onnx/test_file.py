@@ -196,6 +196,11 @@ def test_a_network_of_another_form_says_what_was_found(change: Callable[[Any], o
         import_onnx(changed(change))
 
 
+def test_weights_may_be_listed_among_the_inputs_as_older_exporters_do() -> None:
+    data = changed(lambda made: made.graph.input.append(end("w")))
+    assert import_onnx(data).graph.input.name == "x"
+
+
 def test_a_size_that_is_open_is_given() -> None:
     nodes = [node("Conv", "x w", "c"), node("GlobalAveragePool", "c", "m"), node("Flatten", "m", "y")]
     data = model(nodes, ("N", 3, None, None), {"w": weights(2, 3, 3, 3)})
