@@ -63,7 +63,7 @@ def test_a_summary_says_what_was_read_and_how_to_get_8_bits(tmp_path: Path) -> N
     assert "38 nodes from 57 operators of pytorch 2.13" in words
     assert "33 x 33 x 3 to 10 classes" in words
     assert "constants 22" in words
-    assert "`emberfleet calibrate` or --calibrate mends that" in words
+    assert "`emberfleet calibrate` or --calibrate helps" in words
     refused = run("convert", tmp_path / "m", "--out", tmp_path / "m.ember", code=2)
     assert "import it with --calibrate" in refused
     run("convert", tmp_path / "m", "--to", "onnx", "--out", tmp_path / "m.onnx")

@@ -152,7 +152,7 @@ def _show(network: ImportedNetwork, model: TrainedModel, out: Path, observed: in
     ready = (
         f"ready: calibrated with {observed} photos"
         if model.quantized
-        else "not ready, float only (--to tflite-float, onnx): `emberfleet calibrate` or --calibrate mends that"
+        else "not ready, float only (--to onnx, tflite-float): `emberfleet calibrate` or --calibrate helps"
     )
     for remark in network.remarks:
         typer.echo(f"note: {remark}", err=True)
