@@ -33,7 +33,7 @@ def calibrate(
     spread: Annotated[bool, typer.Option(help="Give global average pools a range of their own.")] = True,
     clip: Annotated[bool, typer.Option(help="Clip weights where their squared error is least.")] = False,
     rounding: Annotated[bool, typer.Option(help="Round weights by what their inputs look like.")] = True,
-    bias: Annotated[bool, typer.Option(help="Put back the means that rounding shifts.")] = False,
+    bias: Annotated[bool, typer.Option(help="Put back the means that rounding shifts.")] = True,
     compact: Annotated[
         int | None, typer.Option(min=1, help="Coarser weights that take so many bytes on the wire.")
     ] = None,

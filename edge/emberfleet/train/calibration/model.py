@@ -46,7 +46,7 @@ class Calibration:
     spread: bool = True
     clip: bool = False
     rounding: bool = True
-    bias: bool = False
+    bias: bool = True
     threads: int | None = None
 
     @property
