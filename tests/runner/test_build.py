@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.runner.building import COMPILERS, CORPUS, SANITIZED, SOURCE, build, run
 from tests.runner.bundles import KEY
+from tests.runner.ember import Ember, EmberError, Status
 
 API = {"ember_open", "ember_open_file", "ember_describe", "ember_run", "ember_codes", "ember_close"}
 
@@ -106,3 +109,13 @@ def test_a_sanitized_program_runs_without_a_fault_or_a_leak(
     if "unknown target CPU" in done.stderr:
         pytest.skip("this PoCL does not know the processor: it ran until its build failed")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_seeds_of_the_corpus_are_those_of_the_format(ember: Ember, tmp_path: Path) -> None:
+    command = [sys.executable, str(SOURCE / "fuzz" / "make_corpus.py"), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    subprocess.run(command, check=True, timeout=60, env=environment)
+    assert {path.read_bytes()[:1] for path in tmp_path.iterdir()} == {b"B", b"M", b"E", b"P", b"J"}
+    with pytest.raises(EmberError) as caught:
+        ember.open((tmp_path / "bundle").read_bytes()[1:], verified=True, opencl_library="libnowhere.so")
+    assert caught.value.status == Status.NO_OPENCL

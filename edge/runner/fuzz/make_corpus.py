@@ -9,12 +9,13 @@ grown corpus what adds coverage.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from emberfleet.converters.opencl.part import PLAN_FILE, write_opencl_part
+from emberfleet.converters.opencl.part import KERNELS_FOLDER, PLAN_FILE, write_opencl_part
 from emberfleet.core.bundle import Bundle, encode_bundle
 from emberfleet.core.integer import quantize
 from emberfleet.core.manifest import Manifest, TensorContract
@@ -32,10 +33,13 @@ def seeds() -> dict[str, bytes]:
     tensors = random_tensors(graph)
     preprocessing = Preprocessing(9, 9, 1)
     parts = write_opencl_part(quantize(graph, tensors), preprocessing, (graph, tensors))
-    plan = json.loads(parts[PLAN_FILE])
-    shortened = json.dumps({**plan, "plans": [_shortened(each) for each in plan["plans"]]}).encode()
     small = {name: data[:64] for name, data in parts.items()}
-    small[PLAN_FILE] = shortened
+    plan = json.loads(parts[PLAN_FILE])
+    plan["plans"] = [_shortened(each) for each in plan["plans"]]
+    plan["kernels"] = {
+        name: hashlib.sha256(small[f"{KERNELS_FOLDER}{name}"]).hexdigest() for name in plan["kernels"]
+    }
+    shortened = small[PLAN_FILE] = json.dumps(plan).encode()
     manifest = Manifest(
         model_name="seed",
         model_version=1,

@@ -26,9 +26,12 @@ NETWORKS: Mapping[str, IntegerNetwork] = {
     "large factors": conv_network((4, 4), (8, 8), shifts=(-3, 2)),
     "max pool": max_pool_network((9, 7), 6, (3, 3), (2, 2), PADDED),
     "average pool": average_pool_network((5, 6), 12),
-    "no batch norm": quantize(GRAPHS["no batch norm"], random_tensors(GRAPHS["no batch norm"])),
+    **{
+        name: quantize(GRAPHS[name], random_tensors(GRAPHS[name]))
+        for name in ("no batch norm", "shared depthwise")
+    },
 }
-FLOAT_GRAPHS = ("wide fires", "no batch norm")
+FLOAT_GRAPHS = ("wide fires", "shared depthwise")
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +100,13 @@ def test_float_plans_are_there_where_asked_for() -> None:
     assert [plan["name"] for plan in _plan()[0]["plans"]] == ["int8-cpu", "int8-gpu"]
     names = [plan["name"] for plan in _plan(floating=True)[0]["plans"]]
     assert names == ["int8-cpu", "int8-gpu", "float32-cpu", "float32-gpu"]
+
+
+def test_only_int8_needs_64_bit_integers() -> None:
+    for plan in _plan(floating=True)[0]["plans"]:
+        options = {option for program in plan["programs"] for option in program["options"]}
+        assert plan["int64"] == (plan["precision"] == "int8")
+        assert ("-DNO_INT64" in options) == (plan["precision"] == "float32")
 
 
 def test_a_plan_is_plain_for_a_small_parser() -> None:

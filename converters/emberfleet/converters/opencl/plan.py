@@ -113,7 +113,7 @@ class Recording:
             "family": self.device.family,
             "lanes": lanes,
             "local_bytes": 4 * GPU_VECTOR * lanes if lanes > 1 else 0,
-            "int64": int(self.precision == INT8),
+            "int64": int(self.device.limits.int64),
             "buffers": [
                 {
                     "name": name,
@@ -142,7 +142,7 @@ class Recording:
 def record_integer(network: IntegerNetwork) -> Iterator[Recording]:
     """The int8 network for each family."""
     for family in FAMILIES:
-        device = planned_device(family)
+        device = planned_device(family, int64=True)
         recorded = IntegerRecording(device, network, 1, Dot.PLAIN)
         program, packed = recorded.program, recorded.packed
         contents = {
@@ -177,7 +177,7 @@ def record_integer(network: IntegerNetwork) -> Iterator[Recording]:
 def record_float(graph: Graph, tensors: Tensors) -> Iterator[Recording]:
     """The float32 network for each family, batch norm folded."""
     for family in FAMILIES:
-        device = planned_device(family)
+        device = planned_device(family, int64=False)
         recorded = record(device, graph, tensors, 1)
         recorded.program.lay_out()
         view = recorded.input
@@ -199,8 +199,11 @@ def record_float(graph: Graph, tensors: Tensors) -> Iterator[Recording]:
         )
 
 
-def planned_device(family: Family) -> OpenCLDevice:
-    """A device as plans assume it: nothing of it is opened, it can only be recorded for."""
+def planned_device(family: Family, int64: bool) -> OpenCLDevice:
+    """A device as plans assume it: nothing of it is opened, it can only be recorded for.
+
+    Without `int64` its programs are built for devices that have no 64-bit integers, and for all others.
+    """
     limits = Limits(
         compute_units=UNITS[family],
         vector_width=GPU_VECTOR,
@@ -208,6 +211,7 @@ def planned_device(family: Family) -> OpenCLDevice:
         max_allocation_bytes=_BEYOND_ANY,
         max_work_group=MOST_LANES,
         local_bytes=_BEYOND_ANY,
+        int64=int64,
     )
     return OpenCLDevice(
         f"any of family {family}",
