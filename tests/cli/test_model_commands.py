@@ -124,8 +124,37 @@ def test_inspect_shows_a_tflite(desk: Desk) -> None:
     found = json.loads(desk.call("inspect", out, "--json").stdout)
     assert (found["kind"], found["inputs"][0]["type"]) == ("tflite", "int8")
     assert "CONV_2D" in desk.call("inspect", out).stdout
-    desk.call("convert", desk.folder / "trained", "--to", "tflite-float", "--out", out)
-    assert json.loads(desk.call("inspect", out, "--json").stdout)["inputs"][0]["type"] == "float32"
+
+
+@pytest.mark.parametrize(
+    ("target", "operators"),
+    [
+        ("tflite-int8-float-io", {"QUANTIZE", "DEQUANTIZE"}),
+        ("tflite-float", set()),
+        ("tflite-float16", {"DEQUANTIZE"}),
+        ("tflite-dynamic", set()),
+    ],
+)
+def test_every_other_tflite_takes_and_gives_float32(desk: Desk, target: str, operators: set[str]) -> None:
+    out = desk.folder / "model.tflite"
+    desk.call("convert", desk.folder / "trained", "--to", target, "--out", out)
+    found = json.loads(desk.call("inspect", out, "--json").stdout)
+    assert {found["inputs"][0]["type"], found["outputs"][0]["type"]} == {"float32"}
+    assert operators == {"QUANTIZE", "DEQUANTIZE"} & set(found["operators"])
+
+
+def test_a_tflite_states_its_labels_and_what_it_was_told(desk: Desk) -> None:
+    out = desk.folder / "model.tflite"
+    texts = ("--name", "stripes", "--author", "A. Maker", "--license", "MIT", "--version", "3")
+    desk.call("convert", desk.folder / "trained", "--to", "tflite", "--out", out, *texts)
+    found = json.loads(desk.call("inspect", out, "--json").stdout)["metadata"]
+    assert found["labels"] == list(CLASSES)
+    assert (found["name"], found["author"], found["licence"], found["version"]) == (
+        "stripes", "A. Maker", "MIT", "3"
+    )  # fmt: skip
+    shown = desk.call("inspect", out).stdout
+    assert "A. Maker" in shown
+    assert CLASSES[0] in shown
 
 
 def test_retrain_writes_the_next_version(desk: Desk) -> None:

@@ -23,7 +23,10 @@ class Target(Enum):
 
     EMBER = "ember"
     TFLITE = "tflite"
+    TFLITE_INT8_FLOAT_IO = "tflite-int8-float-io"
     TFLITE_FLOAT = "tflite-float"
+    TFLITE_FLOAT16 = "tflite-float16"
+    TFLITE_DYNAMIC = "tflite-dynamic"
     ONNX = "onnx"
     ONNX_INT8 = "onnx-int8"
     RASPBERRYPI = "raspberrypi"
@@ -32,7 +35,7 @@ class Target(Enum):
     WIRE = "wire"
 
 
-NEEDS_NO_RANGES = (Target.TFLITE_FLOAT, Target.ONNX)
+NEEDS_NO_RANGES = (Target.TFLITE_FLOAT, Target.TFLITE_FLOAT16, Target.TFLITE_DYNAMIC, Target.ONNX)
 
 
 def convert(
@@ -67,6 +70,12 @@ def convert(
             "EMBERFLEET_KEYSTORE_PASSWORD; a key made for this one file if left out."
         ),
     ] = None,
+    name: Annotated[str, typer.Option(help="For .tflite: the model's name in the metadata.")] = "model",
+    author: Annotated[str, typer.Option(help="For .tflite: who made the model.")] = "",
+    licence: Annotated[
+        str, typer.Option("--license", help="For .tflite: the model's licence, such as Apache-2.0.")
+    ] = "",
+    description: Annotated[str, typer.Option(help="For .tflite: what the model is for.")] = "",
     json: JsonOption = False,
 ) -> None:
     """Write a trained model as a signed bundle for devices, or as a .tflite or .onnx."""
@@ -109,7 +118,8 @@ def convert(
         data = _onnx(model, to)
     else:
         signed_by = None
-        data = _tflite(model, to)
+        data = _tflite(model, to, name=name, version=str(version), author=author, licence=licence,
+                       description=description)  # fmt: skip
     write_atomically(out, data)
     if json:
         print_json({"file": out, "bytes": len(data), "kind": to, "signed_by": signed_by})
@@ -117,14 +127,23 @@ def convert(
         typer.echo(f"{out}: {len(data)} bytes" + (f", signed by {signed_by}" if signed_by else ""))
 
 
-def _tflite(model: TrainedModel, to: Target) -> bytes:
-    from emberfleet.converters.tflite.float_writer import write_tflite_float
+def _tflite(model: TrainedModel, to: Target, **texts: str) -> bytes:
+    """A .tflite whose metadata holds the labels, the preprocessing and `texts`, fields of a `ModelCard`."""
+    from emberfleet.converters.tflite.float_writer import Weights, write_tflite_float
     from emberfleet.converters.tflite.int8_writer import write_tflite_int8
+    from emberfleet.converters.tflite.metadata import ModelCard
+    from emberfleet.core.graph import Softmax
     from emberfleet.core.integer import quantize
 
+    card = ModelCard(model.classes, model.preprocessing, **texts)
     if to is Target.TFLITE:
-        return write_tflite_int8(quantize(model.graph, model.tensors))
-    return write_tflite_float(model.graph, model.tensors)
+        return write_tflite_int8(quantize(model.graph, model.tensors), card=card)
+    if to is Target.TFLITE_INT8_FLOAT_IO:
+        softmax = isinstance(model.graph.output, Softmax)
+        network = quantize(model.graph, model.tensors)
+        return write_tflite_int8(network, float_io=True, softmax=softmax, card=card)
+    weights = {Target.TFLITE_FLOAT16: Weights.FLOAT16, Target.TFLITE_DYNAMIC: Weights.DYNAMIC}
+    return write_tflite_float(model.graph, model.tensors, weights=weights.get(to, Weights.FLOAT32), card=card)
 
 
 def _onnx(model: TrainedModel, to: Target) -> bytes:

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import hashlib
 import json as json_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,6 +102,7 @@ def _tflite_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
     return [
         ("description", facts["description"]),
+        *_metadata_rows(facts["metadata"]),
         ("input", "\n".join(tensor(entry) for entry in facts["inputs"])),
         ("output", "\n".join(tensor(entry) for entry in facts["outputs"])),
         ("operators", ", ".join(f"{count} {name}" for name, count in facts["operators"].items())),
@@ -109,16 +111,32 @@ def _tflite_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _metadata_rows(metadata: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """TensorFlow Lite Metadata, where the file has any."""
+    if metadata is None:
+        return [("metadata", "none")]
+    texts = ("name", "version", "author", "licence", "description")
+    rows = [(f"stated {name}", metadata[name]) for name in texts if metadata[name]]
+    if metadata["mean"]:
+        mean, std = (", ".join(f"{value:g}" for value in metadata[name]) for name in ("mean", "std"))
+        rows.append(("pixels", f"(0 to 255, less {mean}) / {std}"))
+    if metadata["labels"]:
+        rows.append(("labels", _shown_labels(metadata["labels"])))
+    return rows
+
+
+def _shown_labels(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:SHOWN_LABELS]) + (f" ... ({len(labels)})" if len(labels) > SHOWN_LABELS else "")
+
+
 def _bundle_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    labels = facts["labels"]
-    shown = ", ".join(labels[:SHOWN_LABELS]) + (f" ... ({len(labels)})" if len(labels) > SHOWN_LABELS else "")
     signed = "by a key you trust" if facts["verified"] else "by no key you trust: it will not run"
     return [
         ("model", f"{facts['model_name']}, version {facts['model_version']}, {facts['created']}"),
         ("signed", signed),
         ("input", f"{facts['input']['dtype']} {facts['input']['shape']}"),
         ("output", f"{facts['output']['dtype']} {facts['output']['shape']}"),
-        ("labels", shown),
+        ("labels", _shown_labels(facts["labels"])),
         ("plans", ", ".join(f"{name} ({len(names)} tensors)" for name, names in facts["plans"].items())),
         ("metrics", ", ".join(f"{name} {value:.4g}" for name, value in facts["metrics"].items()) or "none"),
         ("parent", facts.get("parent") or "none"),
