@@ -33,6 +33,24 @@ KERNEL(round_weights_f32)(GROUPS GLOBAL_IN params, GLOBAL_OUT packed, __global c
     }
 }
 
+// The first halves of two vectors value by value in turns, and the second halves.
+#if V == 16
+#define TURNS(x, y, i, j, k, l, m, n, o, p)                                                                      \
+    (vec)(x.s##i, y.s##i, x.s##j, y.s##j, x.s##k, y.s##k, x.s##l, y.s##l, x.s##m, y.s##m, x.s##n, y.s##n, x.s##o, \
+          y.s##o, x.s##p, y.s##p)
+#define FIRST(a, b) TURNS(a, b, 0, 1, 2, 3, 4, 5, 6, 7)
+#define SECOND(x, y) TURNS(x, y, 8, 9, a, b, c, d, e, f)
+#define ROUNDS 4
+#elif V == 8
+#define FIRST(a, b) (vec)(a.s0, b.s0, a.s1, b.s1, a.s2, b.s2, a.s3, b.s3)
+#define SECOND(a, b) (vec)(a.s4, b.s4, a.s5, b.s5, a.s6, b.s6, a.s7, b.s7)
+#define ROUNDS 3
+#else
+#define FIRST(a, b) (vec)(a.s0, b.s0, a.s1, b.s1)
+#define SECOND(a, b) (vec)(a.s2, b.s2, a.s3, b.s3)
+#define ROUNDS 2
+#endif
+
 // jobs[g]: offset of f, of b, T, place t, C, O, padded O, padded C.   In squares of V x V, so that whole lines are
 // read and written.
 KERNEL(transpose_weights_f32)(GROUPS GLOBAL_IN source, GLOBAL_OUT packed, __global const int *restrict jobs)
@@ -43,12 +61,23 @@ KERNEL(transpose_weights_f32)(GROUPS GLOBAL_IN source, GLOBAL_OUT packed, __glob
     for (int o0 = CUT * V; o0 < job[5]; o0 += CUTS * V)
         DEAL(c0, job[4], V) {
             vec square[V];
+            #pragma unroll
             for (int k = 0; k < V; k++)
                 square[k] = c0 + k < job[4] ? LOAD(from + (c0 + k) * job[6] + o0) : (vec)(0.0f);
-            for (int k = 0; k < V && o0 + k < job[5]; k++) {
-                vec row;
-                for (int j = 0; j < V; j++) ((float *)&row)[j] = ((const float *)(square + j))[k];
-                STORE(to + (o0 + k) * job[7] + c0) = row;
+            // Shuffled like cards as often as V has bits, rows and columns have changed places.
+            #pragma unroll
+            for (int round = 0; round < ROUNDS; round++) {
+                vec mixed[V];
+                #pragma unroll
+                for (int k = 0; k < V / 2; k++) {
+                    mixed[2 * k] = FIRST(square[k], square[k + V / 2]);
+                    mixed[2 * k + 1] = SECOND(square[k], square[k + V / 2]);
+                }
+                #pragma unroll
+                for (int k = 0; k < V; k++) square[k] = mixed[k];
             }
+            #pragma unroll
+            for (int k = 0; k < V; k++)
+                if (o0 + k < job[5]) STORE(to + (o0 + k) * job[7] + c0) = square[k];
         }
 }
