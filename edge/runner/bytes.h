@@ -11,10 +11,7 @@ typedef struct span {
 } span;
 
 /* Whether `size` bytes from `at` on lie within `total`, whatever the numbers. */
-static inline int lies_within(uint64_t at, uint64_t size, uint64_t total)
-{
-    return at <= total && size <= total - at;
-}
+static inline int lies_within(uint64_t at, uint64_t size, uint64_t total) { return at <= total && size <= total - at; }
 
 /* Whether a span holds exactly this text. */
 int span_is(span text, const char *expected);

@@ -13,15 +13,9 @@
 #define CENTRAL_BYTES 46u
 #define END_BYTES 22u
 
-static uint32_t get16(const uint8_t *at)
-{
-    return at[0] | (uint32_t)at[1] << 8;
-}
+static uint32_t get16(const uint8_t *at) { return at[0] | (uint32_t)at[1] << 8; }
 
-static uint32_t get32(const uint8_t *at)
-{
-    return get16(at) | get16(at + 2) << 16;
-}
+static uint32_t get32(const uint8_t *at) { return get16(at) | get16(at + 2) << 16; }
 
 static uint32_t crc32(span bytes)
 {
@@ -34,10 +28,7 @@ static uint32_t crc32(span bytes)
     return ~crc;
 }
 
-static int refuse(ember_error *error, const char *why)
-{
-    return fail(error, EMBER_BAD_FORMAT, "bundle: %s", why);
-}
+static int refuse(ember_error *error, const char *why) { return fail(error, EMBER_BAD_FORMAT, "bundle: %s", why); }
 
 /* Folders joined by '/', none of which is empty or begins with '.' or '-'. */
 static int is_part_name(span name)
@@ -92,16 +83,18 @@ static int read_entry(span bytes, uint64_t directory, size_t *entry, uint64_t *b
     if (!is_part_name(name)) return refuse(error, "a file's name is not one of letters, digits, . _ - and /");
     const int fits = memcmp(central, "PK\1\2\x14\3", 6) == 0 && is_shared_header(central + 6, name_size) &&
                      memcmp(central + 32, ending, 10) == 0 && get32(central + 42) == *body;
-    if (!fits) return fail(error, EMBER_BAD_FORMAT, "bundle: the directory entry of '%.*s' is not of the format",
-                           (int)name.size, (const char *)name.at);
+    if (!fits)
+        return fail(error, EMBER_BAD_FORMAT, "bundle: the directory entry of '%.*s' is not of the format",
+                    (int)name.size, (const char *)name.at);
 
     const uint64_t size = get32(central + 24), start = *body + LOCAL_BYTES + name_size;
     const uint8_t *local = bytes.at + *body;
     const int same = lies_within(*body, LOCAL_BYTES + (uint64_t)name_size, directory) &&
                      lies_within(start, size, directory) && memcmp(local, "PK\3\4", 4) == 0 &&
                      memcmp(local + 4, central + 6, 26) == 0 && memcmp(local + LOCAL_BYTES, name.at, name_size) == 0;
-    if (!same) return fail(error, EMBER_BAD_FORMAT, "bundle: the header of '%.*s' does not say what the directory says",
-                           (int)name.size, (const char *)name.at);
+    if (!same)
+        return fail(error, EMBER_BAD_FORMAT, "bundle: the header of '%.*s' does not say what the directory says",
+                    (int)name.size, (const char *)name.at);
     *out = (container_file){name, {bytes.at + start, (size_t)size}};
     if (CHECKED && crc32(out->contents) != get32(central + 16))
         return fail(error, EMBER_BAD_FORMAT, "bundle: '%.*s' does not match its checksum; fetch the file again",

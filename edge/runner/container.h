@@ -13,7 +13,7 @@ typedef struct container_file {
 } container_file;
 
 typedef struct container {
-    container_file envelope;                      /* manifest.dsse.json */
+    container_file envelope;                   /* manifest.dsse.json */
     container_file parts[CONTAINER_MAX_FILES]; /* in the order of their names */
     uint32_t part_count;
 } container;

@@ -35,13 +35,13 @@ extern "C" {
 
 typedef enum ember_status {
     EMBER_OK = 0,
-    EMBER_BAD_ARGUMENT = 1, /* the call itself is wrong: a size, a null pointer, an unknown plan */
-    EMBER_BAD_FILE = 2,     /* the file cannot be read */
-    EMBER_BAD_FORMAT = 3,   /* the bytes are not a bundle that this version runs */
-    EMBER_BAD_SIGNATURE = 4,/* no trusted key has signed it */
-    EMBER_NO_VERIFIER = 5,  /* nothing here can check an Ed25519 signature */
-    EMBER_NO_OPENCL = 6,    /* no OpenCL library, platform or device: use the .tflite */
-    EMBER_BAD_DEVICE = 7,   /* OpenCL is there and failed: a build, an allocation, a launch */
+    EMBER_BAD_ARGUMENT = 1,  /* the call itself is wrong: a size, a null pointer, an unknown plan */
+    EMBER_BAD_FILE = 2,      /* the file cannot be read */
+    EMBER_BAD_FORMAT = 3,    /* the bytes are not a bundle that this version runs */
+    EMBER_BAD_SIGNATURE = 4, /* no trusted key has signed it */
+    EMBER_NO_VERIFIER = 5,   /* nothing here can check an Ed25519 signature */
+    EMBER_NO_OPENCL = 6,     /* no OpenCL library, platform or device: use the .tflite */
+    EMBER_BAD_DEVICE = 7,    /* OpenCL is there and failed: a build, an allocation, a launch */
     EMBER_NO_MEMORY = 8
 } ember_status;
 

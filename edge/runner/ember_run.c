@@ -64,7 +64,7 @@ static int add_key(command *out, const char *text)
 static int read_command(command *out, int count, char **words)
 {
     memset(out, 0, sizeof *out);
-    out->options.trusted_keys = (const uint8_t(*)[32])out->keys;
+    out->options.trusted_keys = (const uint8_t (*)[32])out->keys;
     for (int i = 1; i < count; i++) {
         const char *word = words[i], *key = NULL;
         const struct {
@@ -126,8 +126,7 @@ static int netpbm_number(const uint8_t *bytes, size_t size, size_t *at, uint32_t
         if (bytes[*at] == 0) return 0;
         if (bytes[*at] == '#')
             while (*at < size && bytes[*at] != '\n') (*at)++;
-        else
-            (*at)++;
+        else (*at)++;
     }
     const size_t first = *at;
     for (*number = 0; *at < size && *at < first + 6 && bytes[*at] >= '0' && bytes[*at] <= '9'; (*at)++)
@@ -167,8 +166,9 @@ static ember_status run_file(ember_model *model, const char *path, float *scores
     const size_t begin = netpbm_pixels(bytes, size, info, why, sizeof why);
     ember_status status = EMBER_BAD_ARGUMENT;
     if (*why) fail(error, status, "%s: %s", path, why);
-    else status = ember_run(model, begin ? EMBER_PIXELS : EMBER_FLOATS, bytes + begin, size - begin, scores,
-                            info->score_count, error);
+    else
+        status = ember_run(model, begin ? EMBER_PIXELS : EMBER_FLOATS, bytes + begin, size - begin, scores,
+                           info->score_count, error);
     free(bytes);
     return status;
 }
@@ -199,14 +199,14 @@ static void print_json(const ember_model *model, const float *scores)
     const int8_t *codes = ember_codes(model);
     printf("{\"model\":");
     print_text(info->model_name);
-    printf(",\"version\":%llu,\"plan\":\"%s\",\"precision\":\"%s\",\"device\":", (unsigned long long)info->model_version,
-           info->plan, info->precision);
+    printf(",\"version\":%llu,\"plan\":\"%s\",\"precision\":\"%s\",\"device\":",
+           (unsigned long long)info->model_version, info->plan, info->precision);
     print_text(info->device);
     printf(",\"platform\":");
     print_text(info->platform);
     printf(",\"device_bytes\":%llu,\"input\":[%u,%u,%u],\"positions\":%u,\"classes\":%u",
-           (unsigned long long)info->device_bytes, (unsigned)info->height, (unsigned)info->width, (unsigned)info->channels,
-           (unsigned)info->positions, (unsigned)info->classes);
+           (unsigned long long)info->device_bytes, (unsigned)info->height, (unsigned)info->width,
+           (unsigned)info->channels, (unsigned)info->positions, (unsigned)info->classes);
     if (scores) {
         printf(",\"labels\":[");
         for (uint32_t p = 0; p < info->positions; p++) {
@@ -265,7 +265,8 @@ static int run(const command *asked)
     else
         printf("%s, version %llu: images of %u x %u with %u channel%s, %u classes; plan %s on %s\n", info->model_name,
                (unsigned long long)info->model_version, (unsigned)info->width, (unsigned)info->height,
-               (unsigned)info->channels, info->channels == 1 ? "" : "s", (unsigned)info->classes, info->plan, info->device);
+               (unsigned)info->channels, info->channels == 1 ? "" : "s", (unsigned)info->classes, info->plan,
+               info->device);
     free(scores);
     ember_close(model);
     return code;

@@ -22,7 +22,8 @@ static int refuse(const parser *p, const char *why)
 
 static void skip_spaces(parser *p)
 {
-    while (p->at < p->end && (p->text[p->at] == ' ' || p->text[p->at] == '\n' || p->text[p->at] == '\r' || p->text[p->at] == '\t'))
+    while (p->at < p->end &&
+           (p->text[p->at] == ' ' || p->text[p->at] == '\n' || p->text[p->at] == '\r' || p->text[p->at] == '\t'))
         p->at++;
 }
 
@@ -33,10 +34,7 @@ static int take(parser *p, char expected)
     return 1;
 }
 
-static int is_digit(uint8_t c)
-{
-    return c >= '0' && c <= '9';
-}
+static int is_digit(uint8_t c) { return c >= '0' && c <= '9'; }
 
 /* The value of four hexadecimal digits, -1 where they are none. */
 static int32_t four_digits(const uint8_t *at)
@@ -68,8 +66,9 @@ static uint32_t escaped_character(const uint8_t *at, size_t left, uint32_t *char
 static uint32_t utf8_character(const uint8_t *at, size_t left)
 {
     static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
-    const uint32_t size = at[0] < 0x80 ? 1 : at[0] < 0xc0 ? 0 : at[0] < 0xe0 ? 2 : at[0] < 0xf0 ? 3 : at[0] < 0xf8 ? 4 : 0;
-    if (size <= 1) return size;
+    if (at[0] < 0x80) return 1;
+    if (at[0] < 0xc0 || at[0] >= 0xf8) return 0;
+    const uint32_t size = at[0] < 0xe0 ? 2 : at[0] < 0xf0 ? 3 : 4;
     if (left < size) return 0;
     uint32_t character = at[0] & (0x7fu >> size);
     for (uint32_t i = 1; i < size; i++) {
@@ -96,8 +95,8 @@ static int parse_text(parser *p, json_node *node)
             node->escaped = 1;
             if (left < 2) return refuse(p, "the end within an escape");
             const uint8_t kind = p->text[p->at + 1];
-            size = kind == 'u' ? escaped_character(p->text + p->at, left, &character)
-                               : kind && strchr("\"\\/bfnrt", kind) ? 2 : 0;
+            if (kind == 'u') size = escaped_character(p->text + p->at, left, &character);
+            else size = kind && strchr("\"\\/bfnrt", kind) ? 2 : 0;
         }
         if (!size) return refuse(p, "a damaged character");
         p->at += size;
@@ -270,7 +269,8 @@ int json_integer(const json *document, uint32_t value, int64_t low, int64_t high
     const int negative = text.size > 0 && text.at[0] == '-';
     uint64_t size = 0;
     /* Twenty digits may be more than 64 bits hold; nobody asks for more than 2^53. */
-    for (size_t i = (size_t)negative; i < text.size && size < UINT64_C(1) << 58; i++) size = size * 10 + text.at[i] - '0';
+    for (size_t i = (size_t)negative; i < text.size && size < UINT64_C(1) << 58; i++)
+        size = size * 10 + text.at[i] - '0';
     const int64_t found = negative ? -(int64_t)size : (int64_t)size;
     if (document->nodes[value].kind != JSON_INTEGER || size >= UINT64_C(1) << 58 || found < low || found > high)
         return fail(document->error, EMBER_BAD_FORMAT, "%s: '%s' must be an integer from %lld to %lld", document->what,
@@ -282,7 +282,8 @@ int json_integer(const json *document, uint32_t value, int64_t low, int64_t high
 int json_plain(const json *document, uint32_t value, size_t low, size_t high, const char *name, span *text)
 {
     *text = text_of(document, value);
-    if (document->nodes[value].kind != JSON_TEXT || document->nodes[value].escaped || text->size < low || text->size > high)
+    if (document->nodes[value].kind != JSON_TEXT || document->nodes[value].escaped || text->size < low ||
+        text->size > high)
         return fail(document->error, EMBER_BAD_FORMAT, "%s: '%s' must be a text of %zu to %zu plain characters",
                     document->what, name, low, high);
     return 1;

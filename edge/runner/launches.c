@@ -34,7 +34,8 @@ static int make_buffers(opencl_run *out, const plan *wanted, ember_error *error)
         out->buffers[i] = out->call->CreateBuffer(out->context, MEM_READ_WRITE, (size_t)buffer->bytes, NULL, &code);
         if (!out->buffers[i]) return refuse(error, "allocating a buffer", code);
         out->buffer_count = i + 1;
-        if (buffer->contents.size) code = write_bytes(out, out->buffers[i], 0, buffer->contents.at, buffer->contents.size);
+        if (buffer->contents.size)
+            code = write_bytes(out, out->buffers[i], 0, buffer->contents.at, buffer->contents.size);
         for (uint64_t at = buffer->contents.size; code == 0 && at < buffer->bytes; at += ZEROS) {
             const uint64_t left = buffer->bytes - at;
             code = write_bytes(out, out->buffers[i], at, zeros, left < ZEROS ? (size_t)left : ZEROS);
@@ -103,8 +104,7 @@ static int set_arguments(const opencl_run *run, opencl_handle kernel, const plan
         int32_t code;
         if (argument->kind == PLAN_BUFFER)
             code = run->call->SetKernelArg(kernel, i, sizeof run->buffers[0], run->buffers + argument->words[0]);
-        else
-            code = run->call->SetKernelArg(kernel, i, 4 * argument->count, argument->words);
+        else code = run->call->SetKernelArg(kernel, i, 4 * argument->count, argument->words);
         if (code != 0) return refuse(error, "giving a kernel its arguments", code);
     }
     return 1;
@@ -122,8 +122,8 @@ static int make_kernels(opencl_run *out, opencl_handle device, const plan *wante
         out->kernels[i] = out->call->CreateKernel(out->programs[launch->program], launch->kernel, &code);
         if (!out->kernels[i]) return refuse(error, "making a kernel", code);
         out->kernel_count = i + 1;
-        code = out->call->GetKernelWorkGroupInfo(out->kernels[i], device, KERNEL_WORK_GROUP_SIZE, sizeof allowed, &allowed,
-                                                 NULL);
+        code = out->call->GetKernelWorkGroupInfo(out->kernels[i], device, KERNEL_WORK_GROUP_SIZE, sizeof allowed,
+                                                 &allowed, NULL);
         if (code != 0) return refuse(error, "asking for a kernel's groups", code);
         if (allowed < wanted->lanes) {
             *too_large = 1;
@@ -139,8 +139,8 @@ static int make_kernels(opencl_run *out, opencl_handle device, const plan *wante
 static int enqueue(const opencl_run *run, uint32_t first, uint32_t end, ember_error *error)
 {
     for (uint32_t i = first; i < end; i++) {
-        const int32_t code = run->call->EnqueueNDRangeKernel(run->queue, run->kernels[i], 3, NULL, run->items[i], run->group,
-                                                             0, NULL, NULL);
+        const int32_t code = run->call->EnqueueNDRangeKernel(run->queue, run->kernels[i], 3, NULL, run->items[i],
+                                                             run->group, 0, NULL, NULL);
         if (code != 0) return refuse(error, "launching a kernel", code);
     }
     return 1;
@@ -174,8 +174,8 @@ int opencl_compute(const opencl_run *run, const plan *ready, const void *input, 
     int32_t code = write_bytes(run, run->buffers[ready->input], ready->input_at, input, (size_t)ready->input_bytes);
     if (code != 0) return refuse(error, "writing the input", code);
     if (!enqueue(run, ready->first, ready->launch_count, error)) return 0;
-    code = run->call->EnqueueReadBuffer(run->queue, run->buffers[ready->output], 1, (size_t)ready->output_at, size, output,
-                                        0, NULL, NULL);
+    code = run->call->EnqueueReadBuffer(run->queue, run->buffers[ready->output], 1, (size_t)ready->output_at, size,
+                                        output, 0, NULL, NULL);
     return code == 0 ? 1 : refuse(error, "reading the output", code);
 }
 

@@ -14,11 +14,26 @@
 #define MAX_SIDE 4096
 #define MAX_PARTS 1000
 
-enum { FORMAT, NAME, VERSION, CREATED, LABELS, POSITIONS, PREPROCESSING, INPUT, OUTPUT, PLANS, METRICS, PARTS, PARENT, FIELDS };
+enum {
+    FORMAT,
+    NAME,
+    VERSION,
+    CREATED,
+    LABELS,
+    POSITIONS,
+    PREPROCESSING,
+    INPUT,
+    OUTPUT,
+    PLANS,
+    METRICS,
+    PARTS,
+    PARENT,
+    FIELDS
+};
 
 static const char *const FIELD_NAMES[FIELDS] = {
     "format", "model_name", "model_version", "created", "labels", "positions", "preprocessing",
-    "input", "output", "plans", "metrics", "parts", "parent",
+    "input",  "output",     "plans",         "metrics", "parts",  "parent",
 };
 
 static int read_count(const json *document, uint32_t value, int64_t high, const char *name, uint32_t *count)

@@ -145,20 +145,18 @@ ember_model *ember_open(const void *bytes, size_t size_bytes, const ember_option
         fail(error, EMBER_NO_MEMORY, "no memory");
         return NULL;
     }
-    const int fine = bundle_read(&opened, (span){bytes, size_bytes}, options, error) &&
-                     prepare(model, &opened, options, error);
+    const int fine =
+        bundle_read(&opened, (span){bytes, size_bytes}, options, error) && prepare(model, &opened, options, error);
     bundle_free(&opened);
     if (fine) return model;
     ember_close(model);
     return NULL;
 }
 
-const ember_info *ember_describe(const ember_model *model)
-{
-    return &model->info;
-}
+const ember_info *ember_describe(const ember_model *model) { return &model->info; }
 
-static ember_status run_checked(ember_model *model, ember_input kind, const void *input, float *scores, ember_error *error)
+static ember_status run_checked(ember_model *model, ember_input kind, const void *input, float *scores,
+                                ember_error *error)
 {
     const plan *ready = &model->ready;
     ember_error own = {0};
@@ -189,8 +187,8 @@ ember_status ember_run(ember_model *model, ember_input kind, const void *input, 
     }
     const size_t expected = stage_bytes(&model->ends, &model->factors, kind);
     if (!expected || input_bytes != expected) {
-        fail(error, EMBER_BAD_ARGUMENT, "ember_run: %zu bytes of input, expected %zu (0: the network takes no such input)",
-             input_bytes, expected);
+        fail(error, EMBER_BAD_ARGUMENT,
+             "ember_run: %zu bytes of input, expected %zu (0: the network takes no such input)", input_bytes, expected);
         return EMBER_BAD_ARGUMENT;
     }
     return run_checked(model, kind, input, scores, error);

@@ -109,7 +109,8 @@ static void list_devices(opencl *out, const char *platform, int processors)
     for (uint32_t i = 0; i < count && i < MAX_PLATFORMS; i++) {
         opencl_device device = {0};
         device.platform = platforms[i];
-        out->call.GetPlatformInfo(platforms[i], PLATFORM_NAME, sizeof device.platform_name - 1, device.platform_name, NULL);
+        out->call.GetPlatformInfo(platforms[i], PLATFORM_NAME, sizeof device.platform_name - 1, device.platform_name,
+                                  NULL);
         if (platform && !holds_ignoring_case(device.platform_name, platform)) continue;
         found = 0;
         if (out->call.GetDeviceIDs(platforms[i], TYPE_ALL, OPENCL_MAX_DEVICES, ids, &found) != 0) continue;
@@ -150,7 +151,8 @@ int opencl_load(opencl *out, const char *library, const char *platform, ember_er
             if (try_library(out, LIBRARIES[i], platform, &loaded)) return 1;
     }
     if (!loaded)
-        return fail(error, EMBER_NO_OPENCL, "no OpenCL library here: install a driver with its loader, or run the .tflite");
+        return fail(error, EMBER_NO_OPENCL,
+                    "no OpenCL library here: install a driver with its loader, or run the .tflite");
     return fail(error, EMBER_NO_OPENCL, "OpenCL is here but has no device%s%s: install a driver, or run the .tflite",
                 platform ? " of a platform named " : "", platform ? platform : "");
 }
@@ -161,11 +163,12 @@ int opencl_suits(const opencl_device *device, const plan *wanted, ember_error *e
         return fail(error, EMBER_BAD_DEVICE, "'%s' has no 64-bit integers, which this network needs: run the .tflite",
                     device->name);
     if (wanted->lanes > device->group_items || wanted->local_bytes > device->local_bytes)
-        return fail(error, EMBER_BAD_DEVICE, "'%s' has groups of at most %zu work-items, the plan needs %u", device->name,
-                    device->group_items, (unsigned)wanted->lanes);
+        return fail(error, EMBER_BAD_DEVICE, "'%s' has groups of at most %zu work-items, the plan needs %u",
+                    device->name, device->group_items, (unsigned)wanted->lanes);
     for (uint32_t i = 0; i < wanted->buffer_count; i++)
         if (wanted->buffers[i].bytes > device->buffer_bytes)
-            return fail(error, EMBER_BAD_DEVICE, "'%s' has buffers of at most %llu bytes, the plan needs %llu", device->name,
-                        (unsigned long long)device->buffer_bytes, (unsigned long long)wanted->buffers[i].bytes);
+            return fail(error, EMBER_BAD_DEVICE, "'%s' has buffers of at most %llu bytes, the plan needs %llu",
+                        device->name, (unsigned long long)device->buffer_bytes,
+                        (unsigned long long)wanted->buffers[i].bytes);
     return 1;
 }

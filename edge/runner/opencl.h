@@ -45,7 +45,7 @@ typedef struct opencl_device {
     opencl_handle platform, id;
     char platform_name[OPENCL_MAX_TEXT], name[OPENCL_MAX_TEXT];
     int is_cpu, has_int64;
-    size_t group_items;     /* of a group at most, on the first axis */
+    size_t group_items;                 /* of a group at most, on the first axis */
     uint64_t local_bytes, buffer_bytes; /* of a group's local memory, of one buffer */
 } opencl_device;
 

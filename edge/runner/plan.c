@@ -43,12 +43,10 @@ static float float_of(int64_t bits)
     return value;
 }
 
-static int is_finite(float value)
-{
-    return value - value == 0.0f;
-}
+static int is_finite(float value) { return value - value == 0.0f; }
 
-static int read_unsigned(const json *document, uint32_t value, int64_t low, int64_t high, const char *name, uint64_t *out)
+static int read_unsigned(const json *document, uint32_t value, int64_t low, int64_t high, const char *name,
+                         uint64_t *out)
 {
     int64_t number;
     if (!json_integer(document, value, low, high, name, &number)) return 0;
@@ -107,7 +105,8 @@ static int check_sources(const reader *r)
         if (!json_plain(document, at, 1, PLAN_MAX_NAME, "kernels", &name)) return 0;
         if (!json_plain(document, at + 1, 64, 64, "kernels", &digest)) return 0;
         const span *found = container_part(r->held, KERNEL_FOLDER, name);
-        if (!found || found->size > MAX_SOURCE_BYTES) return json_wrong(document, "kernels", "names of sources in the bundle");
+        if (!found || found->size > MAX_SOURCE_BYTES)
+            return json_wrong(document, "kernels", "names of sources in the bundle");
         sha256(found->at, found->size, own);
         if (!sha256_is(own, (const char *)digest.at))
             return json_wrong(document, "kernels", "digests of the sources in the bundle");
@@ -226,7 +225,8 @@ static int read_launch(const reader *r, uint32_t object, plan_launch *launch, ui
     if (!read_list(document, fields[3], 3, 1, MAX_LANES, "local", local)) return 0;
     if (local[0] != out->lanes || local[1] != 1 || local[2] != 1 || launch->items[0] % out->lanes != 0)
         return json_wrong(document, "local", "[lanes, 1, 1], and divide the work-items");
-    if (!json_holds(document, fields[4], JSON_ARRAY, 0, PLAN_MAX_ARGUMENTS, "arguments", &launch->argument_count)) return 0;
+    if (!json_holds(document, fields[4], JSON_ARRAY, 0, PLAN_MAX_ARGUMENTS, "arguments", &launch->argument_count))
+        return 0;
     launch->first_argument = *next_argument;
     uint32_t at = fields[4] + 1;
     for (uint32_t i = 0; i < launch->argument_count; i++, at = document->nodes[at].next)
@@ -292,7 +292,8 @@ static int read_output(const reader *r, uint32_t object)
     if (!json_fields(document, object, names, 6, 0, fields)) return 0;
     if (!read_uint32(document, fields[0], 0, (int64_t)out->buffer_count - 1, "buffer", &out->output)) return 0;
     if (!json_plain(document, fields[1], 2, 3, "type", &type)) return 0;
-    if (is_text(type, "f32", "s8") != out->floating) return json_wrong(document, "type", "s8 for int8, f32 for float32");
+    if (is_text(type, "f32", "s8") != out->floating)
+        return json_wrong(document, "type", "s8 for int8, f32 for float32");
     if (!read_unsigned(document, fields[2], 0, MAX_BUFFER_BYTES, "at", &out->output_at)) return 0;
     if (!read_uint32(document, fields[3], 1, UINT32_MAX, "count", &out->output_count)) return 0;
     if (!read_uint32(document, fields[4], 0, UINT32_MAX, "scale", &scale)) return 0;
@@ -309,8 +310,8 @@ static int read_output(const reader *r, uint32_t object)
 
 static int read_plan(const reader *r, uint32_t object)
 {
-    static const char *const names[] = {"name", "precision", "family", "lanes", "local_bytes", "int64", "buffers",
-                                        "programs", "first", "launches", "input", "output"};
+    static const char *const names[] = {"name",    "precision", "family", "lanes",    "local_bytes", "int64",
+                                        "buffers", "programs",  "first",  "launches", "input",       "output"};
     const json *document = r->document;
     plan *out = r->out;
     uint32_t fields[12], int64;
@@ -374,8 +375,7 @@ int plans_read(plan_list *out, const container *held, const plan_ends *ends, emb
     static const span name = {(const uint8_t *)"plan.json", 9};
     memset(out, 0, sizeof *out);
     const span *text = container_part(held, FOLDER, name);
-    if (!text)
-        return fail(error, EMBER_BAD_FORMAT, "bundle: no opencl/plan.json: it has no OpenCL part");
+    if (!text) return fail(error, EMBER_BAD_FORMAT, "bundle: no opencl/plan.json: it has no OpenCL part");
     if (text->size > MAX_PLAN_BYTES)
         return fail(error, EMBER_BAD_FORMAT, "plan: %zu bytes, expected at most %u", text->size, MAX_PLAN_BYTES);
     if (!json_parse(&out->document, "plan", *text, error)) return 0;

@@ -17,9 +17,9 @@ typedef struct plan_buffer {
 } plan_buffer;
 
 typedef struct plan_program {
-    span source;       /* its text */
-    span source_name;  /* its file */
-    uint32_t options;  /* the JSON list: each checked */
+    span source;      /* its text */
+    span source_name; /* its file */
+    uint32_t options; /* the JSON list: each checked */
 } plan_program;
 
 typedef enum plan_kind { PLAN_BUFFER, PLAN_NUMBERS } plan_kind;
@@ -49,7 +49,7 @@ typedef struct plan {
     plan_program *programs;
     plan_launch *launches;
     plan_argument *arguments;
-    uint32_t input, output; /* buffers */
+    uint32_t input, output;                                              /* buffers */
     uint64_t input_at, input_bytes, input_first, input_row, input_pixel; /* bytes, then counted in floats */
     uint64_t output_at;
     uint32_t output_count;

@@ -17,10 +17,7 @@ static const uint32_t K[64] = {
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
 };
 
-static uint32_t rotate(uint32_t x, int by)
-{
-    return x >> by | x << (32 - by);
-}
+static uint32_t rotate(uint32_t x, int by) { return x >> by | x << (32 - by); }
 
 static void add_block(uint32_t state[8], const uint8_t *block)
 {
@@ -50,8 +47,7 @@ void sha256(const void *bytes, size_t size, uint8_t digest[SHA256_BYTES])
 {
     /* The first 32 bits of the fractional parts of the square roots of the first 8 primes. */
     uint32_t state[8] = {
-        0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
-        0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
+        0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
     };
     const uint8_t *next = bytes;
     size_t left = size;

@@ -65,8 +65,7 @@ static int verify_by_libcrypto(void *context, const uint8_t *key, const uint8_t 
             if (public_key && state)
                 found = EVP_DigestVerifyInit(state, NULL, NULL, NULL, public_key) == 1 &&
                         EVP_DigestVerify(state, signature, SIGNATURE_BYTES, message, message_bytes) == 1;
-            else if (state)
-                found = 0; /* 32 bytes that are no key */
+            else if (state) found = 0; /* 32 bytes that are no key */
             EVP_MD_CTX_free(state);
             EVP_PKEY_free(public_key);
         }
@@ -112,9 +111,10 @@ static int check_signatures(const json *document, uint32_t list, const uint8_t *
                 verify(options->verify_context, options->trusted_keys[k], signatures[i], message, message_bytes);
             if (found == 1) return 1;
             if (found < 0)
-                return fail(error, EMBER_NO_VERIFIER,
-                            "nothing here verifies Ed25519 signatures: install OpenSSL's libcrypto 1.1.1 or later, give "
-                            "a verifier of your own, or verify the file before and say so");
+                return fail(
+                    error, EMBER_NO_VERIFIER,
+                    "nothing here verifies Ed25519 signatures: install OpenSSL's libcrypto 1.1.1 or later, give "
+                    "a verifier of your own, or verify the file before and say so");
         }
     return fail(error, EMBER_BAD_SIGNATURE, "the signature does not verify under any trusted key");
 }
@@ -140,7 +140,9 @@ static int open_document(const json *document, const char *type, const ember_opt
     if (!message) return fail(error, EMBER_NO_MEMORY, "envelope: no memory");
     int fine;
     if (!right_type) fine = fail(error, EMBER_BAD_SIGNATURE, "the signature does not verify under any trusted key");
-    else fine = options->caller_has_verified || check_signatures(document, fields[2], message, message_bytes, options, error);
+    else
+        fine = options->caller_has_verified ||
+               check_signatures(document, fields[2], message, message_bytes, options, error);
     free(message);
     return fine;
 }

@@ -3,8 +3,8 @@
  *   B  a bundle        M  the manifest in one       E  a signed envelope
  *   P  plan.json       J  any JSON
  *
- * Checksums, digests and the signature count as right here (FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION), so that what lies behind
- * them is reached. What passes as a plan stages an image, so that the sanitizers see every write. */
+ * Checksums, digests and the signature count as right here (FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION), so that what
+ * lies behind them is reached. What passes as a plan stages an image, so that the sanitizers see every write. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,19 +17,16 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 
-static span text_of(const char *text)
-{
-    return (span){(const uint8_t *)text, strlen(text)};
-}
+static span text_of(const char *text) { return (span){(const uint8_t *)text, strlen(text)}; }
 
 /* What a plan is read beside: sources by the names that ours have, and constants. */
 static void fill_container(container *held)
 {
     static const uint8_t constants[CONSTANT_BYTES];
     static const char *const names[] = {
-        "opencl/constants.bin",       "opencl/kernels/conv2d.cl",      "opencl/kernels/conv2d_s8.cl",
+        "opencl/constants.bin",        "opencl/kernels/conv2d.cl",      "opencl/kernels/conv2d_s8.cl",
         "opencl/kernels/depthwise.cl", "opencl/kernels/elementwise.cl", "opencl/kernels/integer.cl",
-        "opencl/kernels/pool.cl",     "opencl/kernels/prelude.cl",
+        "opencl/kernels/pool.cl",      "opencl/kernels/prelude.cl",
     };
     held->part_count = sizeof names / sizeof names[0];
     for (uint32_t i = 0; i < held->part_count; i++) {
