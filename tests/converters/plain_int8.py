@@ -13,13 +13,11 @@ from emberfleet.core.integer import (
     IntegerConcat,
     IntegerConv,
     IntegerDepthwiseConv,
-    IntegerDepthwiseConv,
     IntegerMaxPool,
     IntegerNetwork,
     IntegerOp,
     IntegerRelu,
     IntegerReshape,
-    IntegerWindowAveragePool,
     IntegerWindowAveragePool,
     output_limits,
 )
@@ -28,10 +26,15 @@ from emberfleet.core.quantization import multiply_by_quantized_multiplier, requa
 
 def run_plain(network: IntegerNetwork, q: Int8) -> Int8:
     """From ``(N, H, W, C)`` int8 images to int8 logits."""
+    return run_plain_tensors(network, q)[network.output]
+
+
+def run_plain_tensors(network: IntegerNetwork, q: Int8) -> dict[str, Int8]:
+    """Every tensor by its name, the images among them."""
     values = {network.input: q}
     for op in network.ops:
         values[op.output] = _compute(network, op, [values[name] for name in op.inputs])
-    return values[network.output]
+    return values
 
 
 def _compute(network: IntegerNetwork, op: IntegerOp, given: list[Int8]) -> Int8:
@@ -48,18 +51,6 @@ def _compute(network: IntegerNetwork, op: IntegerOp, given: list[Int8]) -> Int8:
         repeated = np.repeat(given[0].astype(np.int64) - zeros[0], op.depth_multiplier, axis=3)
         windows = _windows(repeated, kernel, op.stride, op.padding, 0)
         acc = np.einsum("nhwoij,oij->nhwo", windows, op.weights[..., 0].astype(np.int64)) + op.bias
-        return requantize(acc, op.multiplier, op.shift, zero, *output_limits(op, out.params))
-    if isinstance(op, IntegerWindowAveragePool):
-        summed = _windows(given[0].astype(np.int64), op.kernel, op.stride, op.padding, 0).sum(axis=(4, 5))
-        ones = np.ones((1, *given[0].shape[1:3], 1), np.int64)
-        inside = _windows(ones, op.kernel, op.stride, op.padding, 0).sum(axis=(4, 5))
-        nearest: Int8 = (np.sign(summed) * ((np.abs(summed) + inside // 2) // inside)).astype(np.int8)
-        return nearest
-    if isinstance(op, IntegerDepthwiseConv):
-        kernel = (op.weights.shape[1], op.weights.shape[2])
-        windows = _windows(given[0].astype(np.int64) - zeros[0], kernel, op.stride, op.padding, 0)
-        read = np.repeat(windows, op.depth_multiplier, axis=3)
-        acc = np.einsum("nhwoij,oij->nhwo", read, op.weights[..., 0].astype(np.int64)) + op.bias
         return requantize(acc, op.multiplier, op.shift, zero, *output_limits(op, out.params))
     if isinstance(op, IntegerMaxPool):
         windows = _windows(given[0].astype(np.int64), op.kernel, op.stride, op.padding, -128)
