@@ -15,6 +15,8 @@
 #define KEY_BYTES 32
 #define SIGNATURE_BYTES 64
 #define REPLACEMENT 0xfffd
+#define NO_VERIFIER \
+    "nothing on this device verifies Ed25519 signatures: add com.google.crypto.tink:tink-android to the app"
 
 /* JNI's own UTF-8 is not the standard's, so texts go over in UTF-16; what is no UTF-8 reads as U+FFFD. */
 static jstring java_text(JNIEnv *env, const char *text)
@@ -118,7 +120,9 @@ JNIEXPORT jlong JNICALL Java_dev_emberfleet_EmberModel_nativeOpen(JNIEnv *env, j
         (*env)->ReleaseByteArrayElements(env, keys, trusted, JNI_ABORT);
     }
     if (bytes) (*env)->ReleaseByteArrayElements(env, bundle, bytes, JNI_ABORT);
-    if (!model) throw_error(env, trusted ? error.status : EMBER_NO_MEMORY, trusted ? error.text : "no memory");
+    if (!model && !trusted) throw_error(env, EMBER_NO_MEMORY, "no memory");
+    else if (!model && error.status == EMBER_NO_VERIFIER) throw_error(env, error.status, NO_VERIFIER);
+    else if (!model) throw_error(env, error.status, error.text);
     return (jlong)(intptr_t)model;
 }
 

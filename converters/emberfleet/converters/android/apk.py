@@ -1,8 +1,4 @@
-"""A bundle as an app that can be installed and started: it shows what the model says about one picture.
-
-The classes are written in smali, an assembler for Android's virtual machine: Debian has no compiler from Java
-to it, and an SDK's has no other use here. They say what the Java classes of the AAR say; the tests run both.
-"""
+"""A bundle as an app that can be installed and started: it shows what the model says about one picture."""
 
 from __future__ import annotations
 
@@ -17,10 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from emberfleet.converters.android.aar import BUNDLE_ASSET, TFLITE_ASSET
-from emberfleet.converters.android.classes import PINNED, Pins
+from emberfleet.converters.android.classes import Pins
+from emberfleet.converters.android.dex import MIN_SDK, build_dex
 from emberfleet.converters.android.native import LIBRARY, build_libraries
 from emberfleet.converters.android.packing import Entry, pack
-from emberfleet.converters.android.sources import files_below, source_folder
+from emberfleet.converters.android.sources import source_folder
 from emberfleet.converters.android.tools import find_framework, find_tool, run_tool
 from emberfleet.core.bundle import TFLITE_PART, Bundle
 from emberfleet.core.errors import ConversionError
@@ -28,7 +25,6 @@ from emberfleet.core.manifest import Manifest
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.signing import VerifyKey
 
-MIN_SDK: Final = 26
 PICTURE_ASSET: Final = "sample"
 MAX_PICTURE_BYTES: Final = 64 << 20
 MAX_VERSION: Final = 2_100_000_000
@@ -66,7 +62,7 @@ def build_apk(bundle: bytes, key: VerifyKey, sample: Sample) -> bytes:
         folder = Path(name)
         entries = [
             *_compile_manifest(folder, opened.manifest),
-            Entry("classes.dex", _assemble(folder, Pins.of(key, tflite))),
+            Entry("classes.dex", build_dex(Pins.of(key, tflite))),
             Entry(f"assets/{BUNDLE_ASSET}", bundle, stored=True),
             Entry(f"assets/{TFLITE_ASSET}", tflite, stored=True),
             Entry(f"assets/{PICTURE_ASSET}", picture, stored=True),
@@ -116,17 +112,6 @@ def _compile_manifest(folder: Path, manifest: Manifest) -> list[Entry]:
     run_tool([*command, "-I", find_framework(), "-o", out], folder)
     with zipfile.ZipFile(out) as archive:
         return [Entry(name, archive.read(name), name == "resources.arsc") for name in archive.namelist()]
-
-
-def _assemble(folder: Path, pins: Pins) -> bytes:
-    sources, out = source_folder() / "android", folder / "classes.dex"
-    pinned = folder / "smali" / f"{PINNED}.smali"
-    pinned.parent.mkdir(parents=True)
-    pinned.write_text(pins.fill(sources / "templates" / "Pinned.smali"))
-    smali = find_tool("smali", "smali (Debian: libsmali-java)")
-    texts = [*files_below(sources / "smali", ".smali"), pinned]
-    run_tool([smali, "assemble", "--api", str(MIN_SDK), "-o", out, *texts], folder)
-    return out.read_bytes()
 
 
 def _sign(folder: Path, apk: bytes, keystore: Path | None) -> bytes:

@@ -61,17 +61,11 @@ def build_classes(pins: Pins) -> bytes:
         pinned = made / "java" / f"{PINNED}.java"
         pinned.parent.mkdir(parents=True)
         pinned.write_text(pins.fill(folder / "templates" / "Pinned.java"))
-        stubs = _compile(made / "stubs", files_below(folder / "stubs", ".java"), [])
-        sources = [*files_below(folder / "java", ".java"), pinned]
-        classes = _compile(made / "classes", sources, [stubs])
+        sources = [*files_below(folder / "stubs", ".java"), *files_below(folder / "java", ".java"), pinned]
+        classes = made / "classes"
+        classes.mkdir()
+        run_tool([find_javac(), *COMPILE, "-d", classes, *sources], made)
         return pack(
             Entry(path.relative_to(classes).as_posix(), path.read_bytes())
-            for path in files_below(classes, ".class")
+            for path in files_below(classes / Path(PINNED).parent, ".class")
         )
-
-
-def _compile(out: Path, sources: list[Path], needs: list[Path]) -> Path:
-    out.mkdir()
-    path = [item for need in needs for item in ("-classpath", str(need))]
-    run_tool([find_javac(), *COMPILE, "-d", out, *path, *sources], out)
-    return out

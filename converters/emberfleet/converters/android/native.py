@@ -8,6 +8,7 @@ nothing else. The same sources and the same clang give the same bytes.
 from __future__ import annotations
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -55,14 +56,15 @@ STAND_IN: Final = (
 
 
 def build_libraries() -> dict[str, bytes]:
-    """Compile and link libember.so: ABI -> contents. Three seconds.
+    """Compile and link libember.so: ABI -> contents.
 
     Raises:
         ConversionError: clang, lld or a JDK is missing, or the compiler refused.
     """
     folder, tools = source_folder(), find_native_tools()
-    with tempfile.TemporaryDirectory(prefix="emberfleet-") as made:
-        return {abi: _build(folder, tools, abi, Path(made)) for abi in TARGETS}
+    with tempfile.TemporaryDirectory(prefix="emberfleet-") as made, ThreadPoolExecutor() as pool:
+        built = pool.map(lambda abi: _build(folder, tools, abi, Path(made)), TARGETS)
+        return dict(zip(TARGETS, built, strict=True))
 
 
 def _build(folder: Path, tools: NativeTools, abi: str, made: Path) -> bytes:
