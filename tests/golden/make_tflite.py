@@ -1,4 +1,6 @@
-"""Makes ``tiny_int8.tflite`` and ``tiny_float.tflite``: every operator of the writers in one small network.
+"""Makes ``tiny_int8.tflite``, ``tiny_float.tflite`` and, with metadata, ``mobile_int8.tflite``.
+
+Every operator of the writers stands in one of the two small networks.
 
     PYTHONPATH=edge:server:converters:. python tests/golden/make_tflite.py tests/golden
 
@@ -14,11 +16,23 @@ import numpy as np
 
 from emberfleet.converters.tflite.float_writer import write_tflite_float
 from emberfleet.converters.tflite.int8_writer import write_tflite_int8
+from emberfleet.converters.tflite.metadata import ModelCard
 from emberfleet.core.arrays import Float32
 from emberfleet.core.graph import Graph
 from emberfleet.core.integer import quantize
+from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.quantization import quantization_points
-from tests.core.networks import bypass_network
+from tests.core.networks import bypass_network, mobile_network
+
+CARD = ModelCard(
+    labels=("Ameise", "Bär", "cat", "dog", "Eule"),
+    preprocessing=Preprocessing(9, 7, 3, (0.5, 0.25, 0.0), (0.5, 1.0, 0.25)),
+    name="animals",
+    version="3",
+    author="A. Maker",
+    licence="Apache-2.0",
+    description="five animals, nine pixels high",
+)
 
 
 def make_tensors(graph: Graph) -> dict[str, Float32]:
@@ -44,7 +58,10 @@ def make_files() -> dict[str, bytes]:
     """The golden files by name."""
     graph = bypass_network(positions=2, classes=3)
     tensors = make_tensors(graph)
+    mobile = mobile_network()
+    described = write_tflite_int8(quantize(mobile, make_tensors(mobile)), card=CARD)
     return {
+        "mobile_int8.tflite": described,
         "tiny_int8.tflite": write_tflite_int8(quantize(graph, tensors)),
         "tiny_float.tflite": write_tflite_float(graph, tensors),
     }
