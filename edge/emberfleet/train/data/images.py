@@ -61,7 +61,7 @@ def decode_image(data: bytes, source: str, size: tuple[int, int], channels: int)
             image.draft(MODES[channels], (longest, longest))
             image.load()
             image = ImageOps.exif_transpose(image)
-            if image.has_transparency_data:
+            if _has_transparency(image):
                 paper = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(paper, image.convert("RGBA"))
             image = image.convert(MODES[channels])
@@ -73,6 +73,13 @@ def decode_image(data: bytes, source: str, size: tuple[int, int], channels: int)
     except DAMAGE as error:
         raise DataError(f"{source}: no readable JPEG or PNG in its {len(data)} bytes: {error}") from error
     return pixels
+
+
+def _has_transparency(image: Image.Image) -> bool:
+    """What Pillow 10.1 calls `has_transparency_data`; Debian 12 has 9.4."""
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        return True
+    return image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
 
 
 def allocate_images(count: int, size: tuple[int, int], channels: int, source: str) -> UInt8:
