@@ -110,7 +110,7 @@ static int set_arguments(const opencl_run *run, opencl_handle kernel, const plan
     return 1;
 }
 
-static int make_kernels(opencl_run *out, opencl_handle device, const plan *wanted, int *too_large, ember_error *error)
+static int make_kernels(opencl_run *out, opencl_handle device, const plan *wanted, ember_error *error)
 {
     out->kernels = allocate(wanted->launch_count, sizeof *out->kernels);
     out->items = allocate(wanted->launch_count, sizeof *out->items);
@@ -125,11 +125,9 @@ static int make_kernels(opencl_run *out, opencl_handle device, const plan *wante
         code = out->call->GetKernelWorkGroupInfo(out->kernels[i], device, KERNEL_WORK_GROUP_SIZE, sizeof allowed,
                                                  &allowed, NULL);
         if (code != 0) return refuse(error, "asking for a kernel's groups", code);
-        if (allowed < wanted->lanes) {
-            *too_large = 1;
+        if (allowed < wanted->lanes)
             return fail(error, EMBER_BAD_DEVICE, "the device runs '%s' in groups of at most %zu, the plan needs %u",
                         launch->kernel, allowed, (unsigned)wanted->lanes);
-        }
         if (!set_arguments(out, out->kernels[i], wanted, launch, error)) return 0;
         for (int axis = 0; axis < 3; axis++) out->items[i][axis] = (size_t)launch->items[axis];
     }
@@ -147,12 +145,11 @@ static int enqueue(const opencl_run *run, uint32_t first, uint32_t end, ember_er
 }
 
 int opencl_start(opencl_run *out, const opencl *loaded, const opencl_device *device, const plan *wanted,
-                 const plan_list *plans, int *too_large, ember_error *error)
+                 const plan_list *plans, ember_error *error)
 {
     const intptr_t properties[] = {CONTEXT_PLATFORM, (intptr_t)device->platform, 0};
     int32_t code = 0;
     memset(out, 0, sizeof *out);
-    *too_large = 0;
     out->call = &loaded->call;
     out->group[0] = wanted->lanes;
     out->group[1] = out->group[2] = 1;
@@ -162,7 +159,7 @@ int opencl_start(opencl_run *out, const opencl *loaded, const opencl_device *dev
     if (!out->queue) return refuse(error, "making a queue", code);
     if (!make_programs(out, device->id, wanted, plans, error)) return 0;
     if (!make_buffers(out, wanted, error)) return 0;
-    if (!make_kernels(out, device->id, wanted, too_large, error)) return 0;
+    if (!make_kernels(out, device->id, wanted, error)) return 0;
     if (!enqueue(out, 0, wanted->first, error)) return 0;
     code = out->call->Finish(out->queue);
     return code == 0 ? 1 : refuse(error, "running a kernel", code);

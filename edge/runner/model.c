@@ -67,12 +67,12 @@ static int plan_asked_for(const plan_list *plans, const ember_options *options, 
     return *found ? 1 : fail(error, EMBER_BAD_ARGUMENT, "the bundle has no launch plan '%.64s'", name);
 }
 
-/* Starts the plan asked for; else that of the device's family, and that of the family cpu where it is too much. */
+/* Starts the plan asked for; else that of the device's family, and that of the family cpu where it does not start. */
 static int start_plan(ember_model *model, const bundle *opened, const ember_options *options, ember_error *error)
 {
     const plan_list *plans = opened->plans;
     const plan *asked;
-    int too_large = 0, floating = 0;
+    int floating = 0;
     if (options->precision && strcmp(options->precision, "float32") == 0) floating = 1;
     else if (options->precision && strcmp(options->precision, "int8") != 0)
         return fail(error, EMBER_BAD_ARGUMENT, "precision is '%.32s', expected int8 or float32", options->precision);
@@ -87,7 +87,7 @@ static int start_plan(ember_model *model, const bundle *opened, const ember_opti
     for (;;) {
         model->ready = *wanted;
         if (opencl_suits(&model->device, wanted, error) &&
-            opencl_start(&model->run, &model->loaded, &model->device, wanted, plans, &too_large, error))
+            opencl_start(&model->run, &model->loaded, &model->device, wanted, plans, error))
             return 1;
         opencl_stop(&model->run);
         if (!other || other == wanted || wanted->lanes == 1) return 0;
@@ -148,9 +148,12 @@ ember_model *ember_open(const void *bytes, size_t size_bytes, const ember_option
     const int fine =
         bundle_read(&opened, (span){bytes, size_bytes}, options, error) && prepare(model, &opened, options, error);
     bundle_free(&opened);
-    if (fine) return model;
-    ember_close(model);
-    return NULL;
+    if (!fine) {
+        ember_close(model);
+        return NULL;
+    }
+    if (error) memset(error, 0, sizeof *error); /* of a plan that did not start, where another one did */
+    return model;
 }
 
 const ember_info *ember_describe(const ember_model *model) { return &model->info; }

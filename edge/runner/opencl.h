@@ -74,10 +74,9 @@ typedef struct opencl_run {
     size_t group[3];
 } opencl_run;
 
-/* Makes buffers, programs and kernels and runs what runs once. `opencl_stop` is due in any case. `too_large` is set
- * where the device turns out to take smaller groups only. */
+/* Makes buffers, programs and kernels and runs what runs once. `opencl_stop` is due in any case. */
 int opencl_start(opencl_run *out, const opencl *loaded, const opencl_device *device, const plan *wanted,
-                 const plan_list *plans, int *too_large, ember_error *error);
+                 const plan_list *plans, ember_error *error);
 
 /* Writes the input's stretch, runs, reads the output. */
 int opencl_compute(const opencl_run *run, const plan *ready, const void *input, void *output, ember_error *error);

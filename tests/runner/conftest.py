@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from emberfleet.core.errors import DeviceError
-from tests.runner.building import build
+from tests.runner.building import SANITIZED, build
 from tests.runner.bundles import signed_bundle
 from tests.runner.ember import Ember
 
@@ -14,6 +14,12 @@ from tests.runner.ember import Ember
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runner as gcc builds it."""
     return build(tmp_path_factory.mktemp("runner"), "gcc", "libember.so", "ember-run")
+
+
+@pytest.fixture(scope="session")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ember-run with AddressSanitizer and UndefinedBehaviorSanitizer."""
+    return build(tmp_path_factory.mktemp("sanitized"), "gcc", "ember-run", extra=SANITIZED) / "ember-run"
 
 
 @pytest.fixture(scope="session")

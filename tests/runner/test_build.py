@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runner.building import COMPILERS, CORPUS, SANITIZED, SOURCE, build, run
+from tests.runner.building import COMPILERS, CORPUS, SOURCE, build, run
 from tests.runner.bundles import KEY
 from tests.runner.ember import Ember, EmberError, Status
 
@@ -65,12 +65,6 @@ def test_the_corpus_is_read_without_a_fault(compiler: str, tmp_path: Path) -> No
 
 def test_the_corpus_stays_small() -> None:
     assert 0 < sum(path.stat().st_size for path in CORPUS.iterdir()) < 200 * 1024
-
-
-@pytest.fixture(scope="module")
-def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ember-run with AddressSanitizer and UndefinedBehaviorSanitizer."""
-    return build(tmp_path_factory.mktemp("sanitized"), "gcc", "ember-run", extra=SANITIZED) / "ember-run"
 
 
 def test_a_sanitized_program_refuses_without_a_fault(sanitized: Path, tmp_path: Path, bundle: bytes) -> None:
