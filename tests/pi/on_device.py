@@ -27,7 +27,7 @@ from emberfleet.runtime.retraining import RetrainPlan
 from emberfleet.runtime.runtime import Runtime
 from emberfleet.train.data.dataset import Dataset
 
-PLAN = RetrainPlan(scope="full", epochs=4, batch=10, rate=0.02, batch_statistics=False, seed=7)
+PLAN = RetrainPlan(scope="full", epochs=4, batch=10, rate=0.001, batch_statistics=False, seed=7)
 LIBRARIES = ("numpy", "cryptography", "pyopencl", "ai-edge-litert", "tflite-runtime", "pillow")
 
 

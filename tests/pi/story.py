@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from emberfleet.converters.raspberrypi.package import PACKAGE, RECOMMENDS
+from emberfleet.converters.raspberrypi.package import PACKAGE
 from emberfleet.core.arrays import Array
 from emberfleet.core.tensors import decode_tensors
 from tests.pi.desk import LEARNT, Desk, ember, serving
@@ -35,6 +35,10 @@ STEP_TOLERANCE = {"litert": 1.001, "opencl": 0.0, "numpy": 0.0}
 WEIGHT_TOLERANCE = 1e-3
 """Most difference of a retrained weight, as a share of the largest: floating-point sums in another order."""
 BESIDE = ("python3", "python3-venv", "systemd-standalone-sysusers", "init-system-helpers")
+OF_DEBIAN = ("ca-certificates", "python3-pil")
+OF_DEBIAN_32_BIT = ("python3-numpy", "python3-cryptography")
+OPENCL_OF_DEBIAN = ("python3-pyopencl", "ocl-icd-libopencl1", "pocl-opencl-icd")
+"""python3-pyopencl counts where it is installed: on 32 bit."""
 SPOIL = """
 with open("{}", "r+b") as file:
     file.seek(-5000, 2)
@@ -107,9 +111,9 @@ def check_wheel(desk: Desk, pi: Userland) -> None:
 def sizes_of(pi: Userland) -> dict[str, float]:
     """MiB of everything that the installation brought."""
     status = pi.root / STATUS if not pi.changed(STATUS).exists() else pi.changed(STATUS)
-    required = installed_with(status, [PACKAGE], BESIDE)
-    required.pop(PACKAGE)
-    recommended = installed_with(status, [PACKAGE, *RECOMMENDS], [*BESIDE, PACKAGE])
+    wanted = [*OF_DEBIAN, *(OF_DEBIAN_32_BIT if pi.target.startswith("armhf") else ())]
+    required = installed_with(status, wanted, BESIDE)
+    opencl = installed_with(status, OPENCL_OF_DEBIAN, [*BESIDE, *wanted])
     found = {
         "program": pi.mib(f"{HOME}/python"),
         "model": pi.changed(MODEL).stat().st_size / 2**20,
@@ -118,7 +122,7 @@ def sizes_of(pi: Userland) -> dict[str, float]:
     }
     assert pi.mib(f"{HOME}/wheelhouse") < 0.1, "the wheels stay behind"
     found["all_but_opencl"] = sum(found.values())
-    found["opencl"] = sum(recommended.values()) / 1024
+    found["opencl"] = sum(opencl.values()) / 1024
     return {name: round(size, 1) for name, size in found.items()}
 
 

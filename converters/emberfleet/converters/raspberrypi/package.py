@@ -45,9 +45,10 @@ DEPENDS: Final = (
     "systemd | systemd-standalone-sysusers | systemd-sysusers",
     f"python3-numpy (>= 1:1.24) | {OF_64_BIT}",
     f"python3-cryptography (>= 38) | {OF_64_BIT}",
-    f"python3-pyopencl | {OF_64_BIT}",
 )
-RECOMMENDS: Final = ("ca-certificates", "ocl-icd-libopencl1", "pocl-opencl-icd", "python3-pil")
+OPENCL: Final = (f"python3-pyopencl | {OF_64_BIT}", "ocl-icd-libopencl1", "pocl-opencl-icd")
+"""Recommended alone: PoCL brings a compiler ten times the size of the rest, and the model runs without."""
+RECOMMENDS: Final = ("ca-certificates", "python3-pil", *OPENCL)
 MAINTAINER_SCRIPTS: Final = ("postinst", "prerm", "postrm")
 
 
