@@ -25,7 +25,7 @@ def build(folder: Path, compiler: str, *targets: str, extra: str = "") -> Path:
     done = subprocess.run(
         [*command, *(str(folder / target) for target in targets)], capture_output=True, text=True, timeout=300
     )
-    if "libclang_rt" in done.stderr or "cannot find -lasan" in done.stderr:
+    if any(library in done.stderr for library in ("libclang_rt", "lasan", "libasan", "lubsan")):
         pytest.skip(f"{compiler} has no sanitizers here: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == PASSES, done.stderr
     return folder
@@ -33,7 +33,11 @@ def build(folder: Path, compiler: str, *targets: str, extra: str = "") -> Path:
 
 def run(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a program with nothing but these variables set; AddressSanitizer looks for leaks too."""
+    command = [str(word) for word in words]
     clean = {"PATH": "/usr/bin:/bin", "ASAN_OPTIONS": "detect_leaks=1", **environment}
-    return subprocess.run(
-        [str(word) for word in words], capture_output=True, text=True, timeout=120, env=clean
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=clean)
+    if "LeakSanitizer has encountered a fatal error" in done.stderr:
+        # Containers without ptrace: the other sanitizers still look.
+        clean["ASAN_OPTIONS"] = "detect_leaks=0"
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=clean)
+    return done

@@ -1,4 +1,4 @@
-/* An OpenCL driver that computes nothing: it takes and gives what the runner asks for, keeps books, and fails on demand.
+/* An OpenCL driver that computes nothing: it takes and gives what the runner asks for, and fails on demand.
  * It stands for devices that are not here (a GPU with small groups) and for the failures of drivers, which no real one
  * shows on demand. Every object is memory of its own, so that LeakSanitizer sees one that is not released.
  *
