@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emberfleet.converters.bundle import build_bundle
-from emberfleet.core.graph import without_softmax
+from emberfleet.core.graph import Graph, without_softmax
 from emberfleet.core.integer import quantize
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
@@ -15,34 +15,40 @@ from emberfleet.train.calibration import calibrate
 from emberfleet.train.initialisation import initial_tensors
 from emberfleet.train.trained import TrainedModel
 from tests.core.networks import bypass_network
+from tests.engine.networks import MOBILE_NETWORKS
 from tests.runner.bundles import KEY, TRUSTED
 from tests.runner.ember import Ember, EmberError, Input, Status
 from tests.runtime.stripes import trained
 
+LABELS = ("caf\u00e9", "\U0001f600", '"', "\\", "a b", "/", "\u4e2d")
 PLANS = ("int8-cpu", "int8-gpu", "float32-cpu", "float32-gpu")
 RUNS = (
     *(("stripes", plan) for plan in PLANS),
     ("two positions", "int8-gpu"),
     ("colours", "int8-cpu"),
+    ("mobile", "int8-gpu"),
+    ("mobile", "float32-cpu"),
     ("squeezenet", "int8-cpu"),
     ("squeezenet", "float32-gpu"),
 )
 
 
-def _colours() -> TrainedModel:
-    """Untrained, on RGB pixels with a mean and a deviation for each channel."""
-    graph = bypass_network(classes=7, channels=3)
-    preprocessing = Preprocessing(9, 9, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+def _untrained(graph: Graph, labels: tuple[str, ...]) -> TrainedModel:
+    """First weights, on RGB pixels with a mean and a deviation for each channel."""
+    height, width, _ = graph.input.shape
+    preprocessing = Preprocessing(height, width, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     tensors = initial_tensors(graph, 0, preprocessing)
     ranges = calibrate(graph, tensors, preprocessing.apply(noise(16, preprocessing)))
-    labels = ("caf\u00e9", "\U0001f600", '"', "\\", "a b", "/", "\u4e2d")
     return TrainedModel(graph, {**tensors, **ranges}, preprocessing, labels)
 
 
 @cache
 def _model(case: str) -> TrainedModel:
     if case == "colours":
-        return _colours()
+        return _untrained(bypass_network(classes=7, channels=3), LABELS)
+    if case == "mobile":
+        graph = MOBILE_NETWORKS["mobile"]
+        return _untrained(graph, tuple(map(str, range(graph.classes))))
     return built_in_model("small") if case == "squeezenet" else trained(2 if case == "two positions" else 1)
 
 
@@ -95,7 +101,7 @@ def test_what_was_opened_is_described(ember: Ember, opencl_library: str) -> None
         assert (info.height, info.width, info.channels) == (9, 9, 3)
         assert (info.positions, info.classes, info.score_count) == (1, 7, 7)
         assert (info.plan, info.precision) == (b"int8-cpu", b"int8")
-        assert opened.labels == list(_colours().classes)
+        assert opened.labels == list(LABELS)
         assert info.device_bytes > 0
 
 
