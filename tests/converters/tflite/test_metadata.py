@@ -1,6 +1,7 @@
 """What metadata is written, read by Google's own reader where there is one; the golden file keeps the bytes.
 
-EMBERFLEET_TFLITE_RUNTIME_PYTHON names a Python that has tflite-support, which needs numpy 1.
+EMBERFLEET_TFLITE_RUNTIME_PYTHON names the Python of an environment from requirements-older-runtime.txt
+beside this file, which has tflite-support.
 """
 
 from __future__ import annotations

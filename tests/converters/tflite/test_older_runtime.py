@@ -1,6 +1,7 @@
 """tflite-runtime 2.14, the last for 32-bit Raspberry Pi OS, gives the bits of the reference too.
 
-It needs numpy 1 and so an environment of its own: EMBERFLEET_TFLITE_RUNTIME_PYTHON names its Python.
+It needs numpy 1 and so an environment of its own, from requirements-older-runtime.txt beside this file:
+EMBERFLEET_TFLITE_RUNTIME_PYTHON names its Python.
 """
 
 from __future__ import annotations
