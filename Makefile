@@ -75,6 +75,7 @@ wheel: $(STAMP)
 	@cd build/wheel-venv/lib/python*/site-packages && for folder in edge converters server; do \
 		(cd "$(CURDIR)/$$folder" && find emberfleet -name '*.cl' -o -name '*.tflite' -o -name py.typed) | while read -r file; do \
 			test -f "$$file" || { echo "the wheel lacks $$folder/$$file" >&2; exit 1; }; done || exit 1; done
+	@cd build/wheel-venv/lib/python*/site-packages/emberfleet/converters/android/sources && ls runner/ember.h android/jni android/java >/dev/null
 	cd build && wheel-venv/bin/emberfleet doctor
 
 # The native runner: ember-run, libember.so and libember.a in build/runner, by any C99 compiler.
