@@ -27,6 +27,8 @@ from emberfleet.core.errors import ConversionError
 
 SCRIPTS: Final = ("preinst", "postinst", "prerm", "postrm")
 FORMAT_VERSION: Final = b"2.0\n"
+LARGE_BYTES: Final = 16 << 20
+"""An archive beyond this holds wheels, which are compressed already: much effort would gain nothing."""
 BLOCK_BYTES: Final = 1024
 """A file counts as whole blocks of this size in Installed-Size, and a folder as one."""
 
@@ -132,7 +134,8 @@ def _tar_xz(files: list[PackedFile], when: int) -> bytes:
                 _entry(f"./{file.path}", tarfile.REGTYPE, file.mode, len(file.data), when),
                 io.BytesIO(file.data),
             )
-    return lzma.compress(stream.getvalue(), preset=6)
+    size = stream.tell()
+    return lzma.compress(stream.getvalue(), preset=6 if size < LARGE_BYTES else 1)
 
 
 def _entry(name: str, kind: bytes, mode: int, size: int, when: int) -> tarfile.TarInfo:
