@@ -8,6 +8,7 @@ from emberfleet.core.errors import DeviceError
 from tests.runner.building import SANITIZED, build
 from tests.runner.bundles import signed_bundle
 from tests.runner.ember import Ember
+from tests.runner.pocl import prepared_library
 
 
 @pytest.fixture(scope="session")
@@ -37,15 +38,7 @@ def bundle() -> bytes:
 @pytest.fixture(scope="session")
 def opencl_library() -> str:
     """The OpenCL library that pyopencl uses, its PoCL able to build for this processor."""
-    from emberfleet.engine.opencl.device import open_device
-    from emberfleet.engine.opencl.pocl_cpu import mend_unknown_cpu
-
     try:
-        (device,) = open_device().context.devices
+        return prepared_library()
     except DeviceError as error:
         pytest.skip(str(error))
-    devices = device.platform.get_devices()
-    for each in devices:
-        mend_unknown_cpu(each, str(device.platform.version), devices)
-    maps = Path("/proc/self/maps").read_text().splitlines()
-    return next(line.split(maxsplit=5)[5] for line in maps if "libOpenCL" in line)

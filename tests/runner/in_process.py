@@ -8,21 +8,17 @@ from __future__ import annotations
 import ctypes
 import sys
 
+from emberfleet.core.errors import DeviceError
+from tests.runner.pocl import prepared_library
+
 
 def main() -> int:
     """Call the program's main with the words given; 77 where there is no OpenCL device."""
-    from emberfleet.core.errors import DeviceError
-    from emberfleet.engine.opencl.device import open_device
-    from emberfleet.engine.opencl.pocl_cpu import mend_unknown_cpu
-
     try:
-        (device,) = open_device().context.devices
+        prepared_library()
     except DeviceError as error:
         sys.stderr.write(f"{error}\n")
         return 77
-    devices = device.platform.get_devices()
-    for each in devices:
-        mend_unknown_cpu(each, str(device.platform.version), devices)
     library = ctypes.CDLL(sys.argv[1])
     words = [word.encode() for word in ("ember-run", *sys.argv[2:])]
     status: int = library.ember_run_main(len(words), (ctypes.c_char_p * len(words))(*words))
