@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import zipfile
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -168,3 +169,15 @@ def test_a_file_without_a_card_has_no_metadata() -> None:
 def test_a_label_that_is_not_one_line_is_refused(label: str) -> None:
     with pytest.raises(ConversionError, match="one line"):
         ModelCard(("fine", label), Preprocessing(9, 7, 3))
+
+
+def test_a_text_that_is_not_unicode_is_refused() -> None:
+    with pytest.raises(ConversionError, match="UTF-8"):
+        replace(CARD, author="half \ud800")
+
+
+def test_a_card_of_another_network_is_refused() -> None:
+    network = calibrated(mobile_network())
+    for card in (replace(CARD, labels=CARD.labels[1:]), replace(CARD, preprocessing=Preprocessing(7, 9, 3))):
+        with pytest.raises(ConversionError, match="the network reads"):
+            write_tflite_int8(network, card=card)

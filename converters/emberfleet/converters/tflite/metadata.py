@@ -40,7 +40,7 @@ class ModelCard:
     """What a file says about itself; texts may be empty.
 
     Raises:
-        ConversionError: a label that is empty or longer than a line.
+        ConversionError: a label that is empty or longer than a line, or a text that is not Unicode.
     """
 
     labels: tuple[str, ...]
@@ -56,6 +56,11 @@ class ModelCard:
         for label in self.labels:
             if label.splitlines() != [label]:
                 raise ConversionError(f"label {label!r} is not one line: .tflite keeps one label a line")
+        for text in (*self.labels, self.name, self.version, self.author, self.licence, self.description):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ConversionError(f"{text!r} cannot be written as UTF-8") from error
 
     @property
     def labels_file(self) -> bytes:
@@ -64,7 +69,17 @@ class ModelCard:
 
 
 def encode_metadata(card: ModelCard, model: TfliteModel) -> bytes:
-    """The metadata of a model as a flatbuffer."""
+    """The metadata of a model as a flatbuffer.
+
+    Raises:
+        ConversionError: the card is of a network with another input or other classes.
+    """
+    read, given = model.tensors[model.input].shape[1:], model.tensors[model.output].shape[-1]
+    if (card.preprocessing.shape, len(card.labels)) != (read, given):
+        raise ConversionError(
+            f"metadata for images of {card.preprocessing.shape} and {len(card.labels)} classes, "
+            f"the network reads {read} and gives {given}"
+        )
     builder = _Builder()
     subgraph = builder.table(
         {2: builder.tables([_input(builder, card, model)]), 3: builder.tables([_output(builder, model)])}
