@@ -6,15 +6,13 @@ import io
 import re
 import subprocess
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from emberfleet.converters.android import apk as module
-from emberfleet.converters.android.apk import Sample, build_apk
+from emberfleet.converters.android.apk import KEYSTORE_VARIABLE, Sample, build_apk, gradient, sign_apk
 from emberfleet.converters.android.native import TARGETS
 from emberfleet.converters.android.tools import find_framework, find_tool
 from emberfleet.core.errors import ConversionError
@@ -33,11 +31,44 @@ def _skip_unless_it_packs() -> None:
 
 
 @pytest.fixture(scope="module")
-def app(bundle: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An app without a picture, signed by a key of its own."""
+def picture() -> bytes:
+    """A JPEG."""
+    target = io.BytesIO()
+    Image.new("RGB", (20, 30)).save(target, "JPEG")
+    return target.getvalue()
+
+
+@pytest.fixture(scope="module")
+def keystore(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Somebody's own key; its password is 'changeit'."""
+    skip_unless("keytool")
+    store = tmp_path_factory.mktemp("keystore") / "own.p12"
+    run(
+        *("keytool", "-genkeypair", "-keystore", store, "-storetype", "PKCS12", "-storepass", "changeit"),
+        *(
+            "-alias",
+            "k",
+            "-keyalg",
+            "EC",
+            "-groupname",
+            "secp256r1",
+            "-dname",
+            "CN=Somebody",
+            "-validity",
+            "9",
+        ),
+    )
+    return store
+
+
+@pytest.fixture(scope="module")
+def app(bundle: bytes, picture: bytes, keystore: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An app with a picture, signed by somebody."""
     _skip_unless_it_packs()
     path = tmp_path_factory.mktemp("apk") / "stripes.apk"
-    path.write_bytes(build_apk(bundle, KEY.verify_key, Sample()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(KEYSTORE_VARIABLE, "changeit")
+        path.write_bytes(build_apk(bundle, KEY.verify_key, Sample(picture, keystore)))
     return path
 
 
@@ -92,45 +123,33 @@ def test_another_program_takes_it_apart(app: Path, tmp_path: Path) -> None:
     assert "invoke-static {p0, v0}, Ldev/emberfleet/EmberModel;->nativeOpen([B[B)J" in found
 
 
-def test_without_a_picture_there_is_a_gradient(app: Path) -> None:
+def test_a_keystore_and_a_picture_of_ones_own_are_used(app: Path, picture: bytes) -> None:
+    assert "CN=Somebody" in run("apksigner", "verify", "--print-certs", "--min-sdk-version", "26", app)
     with zipfile.ZipFile(app) as archive:
-        pixels = np.asarray(Image.open(io.BytesIO(archive.read("assets/sample"))))
-    np.testing.assert_array_equal(pixels, np.tile(255 * np.arange(9) // 9, (9, 1)))
+        assert archive.read("assets/sample") == picture
 
 
-def test_a_keystore_and_a_picture_of_ones_own_are_used(
-    bundle: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_keystore_without_its_password_is_refused(
+    app: Path, keystore: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _skip_unless_it_packs()
-    skip_unless("keytool")
-    libraries = {abi: zlib.compress(abi.encode()) for abi in TARGETS}
-    monkeypatch.setattr(module, "build_libraries", lambda: libraries)
-    store, out, picture = tmp_path / "own.p12", tmp_path / "own.apk", io.BytesIO()
-    Image.new("RGB", (20, 30)).save(picture, "JPEG")
-    run(
-        *("keytool", "-genkeypair", "-keystore", store, "-storetype", "PKCS12", "-storepass", "changeit"),
-        *(
-            "-alias",
-            "k",
-            "-keyalg",
-            "EC",
-            "-groupname",
-            "secp256r1",
-            "-dname",
-            "CN=Somebody",
-            "-validity",
-            "9",
-        ),
-    )
-    sample = Sample(picture.getvalue(), store)
-    monkeypatch.delenv(module.KEYSTORE_VARIABLE, raising=False)
+    monkeypatch.delenv(KEYSTORE_VARIABLE, raising=False)
     with pytest.raises(ConversionError, match="set EMBERFLEET_KEYSTORE_PASSWORD"):
-        build_apk(bundle, KEY.verify_key, sample)
-    monkeypatch.setenv(module.KEYSTORE_VARIABLE, "changeit")
-    out.write_bytes(build_apk(bundle, KEY.verify_key, sample))
-    assert "CN=Somebody" in run("apksigner", "verify", "--print-certs", "--min-sdk-version", "26", out)
-    with zipfile.ZipFile(out) as archive:
-        assert archive.read("assets/sample") == picture.getvalue()
+        sign_apk(app.read_bytes(), keystore)
+    monkeypatch.setenv(KEYSTORE_VARIABLE, "wrong")
+    with pytest.raises(ConversionError, match="apksigner failed"):
+        sign_apk(app.read_bytes(), keystore)
+
+
+def test_without_a_keystore_a_key_is_made(app: Path, tmp_path: Path) -> None:
+    (tmp_path / "again.apk").write_bytes(sign_apk(app.read_bytes(), None))
+    said = run("apksigner", "verify", "--print-certs", "--min-sdk-version", "26", tmp_path / "again.apk")
+    assert "CN=Emberfleet sample" in said
+    assert "Somebody" not in said
+
+
+def test_without_a_picture_there_is_a_gradient() -> None:
+    pixels = np.asarray(Image.open(io.BytesIO(gradient(9, 5))))
+    np.testing.assert_array_equal(pixels, np.tile(255 * np.arange(9) // 9, (5, 1)))
 
 
 def test_a_picture_that_is_none_is_refused(bundle: bytes) -> None:

@@ -68,12 +68,41 @@ def build_apk(bundle: bytes, key: VerifyKey, sample: Sample) -> bytes:
             Entry(f"assets/{PICTURE_ASSET}", picture, stored=True),
         ]
         entries += [Entry(f"lib/{abi}/{LIBRARY}", data) for abi, data in build_libraries().items()]
-        return _sign(folder, pack(entries), sample.keystore)
+        return sign_apk(pack(entries), sample.keystore)
+
+
+def sign_apk(apk: bytes, keystore: Path | None) -> bytes:
+    """Sign an app for Android 8 and newer, by a keystore or a key that is forgotten; see `Sample`.
+
+    Raises:
+        ConversionError: no apksigner, no password, or a keystore that is none.
+    """
+    signer = find_tool("apksigner", "apksigner (Debian), or an Android SDK with ANDROID_HOME set")
+    if keystore is not None and not os.environ.get(KEYSTORE_VARIABLE):
+        raise ConversionError(f"the password of {keystore} is not known: set {KEYSTORE_VARIABLE}")
+    with tempfile.TemporaryDirectory(prefix="emberfleet-") as name:
+        folder = Path(name)
+        whose: list[str | Path] = ["--key", *_throwaway_key(folder)]
+        if keystore is not None:
+            whose = [
+                "--ks",
+                keystore.resolve(),
+                "--ks-type",
+                "PKCS12",
+                "--ks-pass",
+                f"env:{KEYSTORE_VARIABLE}",
+            ]
+        unsigned, signed = folder / "unsigned.apk", folder / "signed.apk"
+        unsigned.write_bytes(apk)
+        schemes = ["--v1-signing-enabled", "false", "--v4-signing-enabled", "false"]
+        sdk = ["--min-sdk-version", str(MIN_SDK)]
+        run_tool([signer, "sign", *whose, *sdk, *schemes, "--in", unsigned, "--out", signed], folder)
+        return signed.read_bytes()
 
 
 def _picture(given: bytes | None, size: Preprocessing) -> bytes:
     if given is None:
-        return _gradient(size.width, size.height)
+        return gradient(size.width, size.height)
     if len(given) > MAX_PICTURE_BYTES or not given.startswith(PICTURES):
         raise ConversionError(
             f"the picture has {len(given)} bytes and begins with {given[:4].hex()}: expected a PNG or JPEG "
@@ -82,7 +111,7 @@ def _picture(given: bytes | None, size: Preprocessing) -> bytes:
     return given
 
 
-def _gradient(width: int, height: int) -> bytes:
+def gradient(width: int, height: int) -> bytes:
     """A grey PNG, dark on its left."""
     row = bytes([0, *(255 * w // width for w in range(width))])
     pieces = {
@@ -112,22 +141,6 @@ def _compile_manifest(folder: Path, manifest: Manifest) -> list[Entry]:
     run_tool([*command, "-I", find_framework(), "-o", out], folder)
     with zipfile.ZipFile(out) as archive:
         return [Entry(name, archive.read(name), name == "resources.arsc") for name in archive.namelist()]
-
-
-def _sign(folder: Path, apk: bytes, keystore: Path | None) -> bytes:
-    signer = find_tool("apksigner", "apksigner (Debian), or an Android SDK with ANDROID_HOME set")
-    if keystore is None:
-        whose: list[str | Path] = ["--key", *_throwaway_key(folder)]
-    elif not os.environ.get(KEYSTORE_VARIABLE):
-        raise ConversionError(f"the password of {keystore} is not known: set {KEYSTORE_VARIABLE}")
-    else:
-        whose = ["--ks", keystore.resolve(), "--ks-type", "PKCS12", "--ks-pass", f"env:{KEYSTORE_VARIABLE}"]
-    unsigned, signed = folder / "unsigned.apk", folder / "signed.apk"
-    unsigned.write_bytes(apk)
-    schemes = ["--v1-signing-enabled", "false", "--v4-signing-enabled", "false"]
-    sdk = ["--min-sdk-version", str(MIN_SDK)]
-    run_tool([signer, "sign", *whose, *sdk, *schemes, "--in", unsigned, "--out", signed], folder)
-    return signed.read_bytes()
 
 
 def _throwaway_key(folder: Path) -> tuple[Path, str, Path]:
