@@ -35,7 +35,7 @@ def find_interpreter() -> tuple[Any, Any]:
 
 
 class LiteRtPredictor:
-    """An int8 .tflite as an `engine.backend.IntegerPredictor`; int8 logits of XNNPACK are within one step."""
+    """An int8 .tflite as an `engine.backend.IntegerPredictor`; XNNPACK's operators are within one step."""
 
     def __init__(self, model: bytes, batch: int = 64, threads: int | None = None) -> None:
         """Load a model that `converters.tflite.write_tflite_int8` wrote.
@@ -53,7 +53,7 @@ class LiteRtPredictor:
             except RuntimeError as error:
                 import logging
 
-                # XNNPACK refuses scales of very different size (an activation that is always zero).
+                # XNNPACK refuses scales of very different size (an activation that is next to zero).
                 logging.getLogger(__name__).warning(
                     "running without XNNPACK, which refuses this model: %s", error
                 )
