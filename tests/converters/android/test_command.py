@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from emberfleet.cli.main import app
+from emberfleet.converters.android.aar import build_aar
 from emberfleet.core.bundle import Bundle
 from tests.converters.android.building import skip_unless_it_builds
 from tests.runner.bundles import KEY
@@ -23,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_library_holds_the_bundle_that_was_signed(folder: Path) -> None:
+def test_the_bundle_in_the_library_gives_the_same_library_again(folder: Path) -> None:
     skip_unless_it_builds()
     out = folder / "model.aar"
     words = ["convert", str(folder / "model"), "--to", "android", "--out", str(out), "--version", "4"]
@@ -31,8 +32,9 @@ def test_the_library_holds_the_bundle_that_was_signed(folder: Path) -> None:
     assert done.exit_code == 0, done.output
     assert f"signed by {KEY.verify_key.text}" in done.stdout
     with zipfile.ZipFile(out) as archive:
-        bundle = Bundle.open(archive.read("assets/emberfleet/model.ember"), [KEY.verify_key])
-    assert bundle.manifest.model_version == 4
+        bundle = archive.read("assets/emberfleet/model.ember")
+    assert Bundle.open(bundle, [KEY.verify_key]).manifest.model_version == 4
+    assert build_aar(bundle, KEY.verify_key) == out.read_bytes()
 
 
 def test_without_a_compiler_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
