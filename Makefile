@@ -14,7 +14,7 @@ export OPENBLAS_NUM_THREADS ?= $(BLAS_THREADS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := check
-.PHONY: check dev format-check lint types imports fix test demo bench bench-peers docs wheel runner test-pi clean
+.PHONY: check dev format-check lint types imports fix test demo bench bench-peers docs wheel runner test-pi test-targets clean
 
 check: format-check lint types imports test
 
@@ -85,6 +85,10 @@ runner:
 # Emulated Raspberry Pis: ROOT is a folder of root folders, made as docs/guides/raspberry-pi.md says.
 test-pi: $(STAMP)
 	$(BIN)/python -m tests.pi.run $(ROOT)
+
+# ROOT=FOLDER runs the Debian package on emulated Raspberry Pis too.
+test-targets: $(STAMP)
+	$(BIN)/python -m tests.targets.run $(if $(ROOT),--roots $(ROOT))
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache $(VENV)

@@ -15,14 +15,11 @@ import numpy as np
 from emberfleet.core.arrays import Array
 from emberfleet.core.signing import SigningKey, VerifyKey
 from emberfleet.core.tensors import encode_tensors
-from emberfleet.engine.selection import choose_backend
 from emberfleet.train.data.names import load
-from emberfleet.train.loop import TrainConfig
-from emberfleet.train.training import choice_for, train_model
+from tests.digits import DIGITS, train_digits
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-DIGITS = REPOSITORY / "examples" / "data" / "handwriting"
 WHEELHOUSE = REPOSITORY / "examples" / "deploy_to_raspberry_pi" / "wheelhouse.py"
 LEARNT = 50
 SHOWN = 100
@@ -49,11 +46,7 @@ class Desk:
         if not desk.key_file.exists():
             SigningKey.generate().save(desk.key_file)
         if not (folder / "model").exists():
-            data, engine = load("handwriting", DIGITS, "train"), choose_backend("auto")
-            config = TrainConfig(epochs=4, quantize_epochs=1, batch=32)
-            train_model("small", choice_for(data, width=0.5), data, None, config, engine).save(
-                folder / "model"
-            )
+            train_digits(folder / "model")
         for name, part, count in (("learn", "devices", LEARNT), ("test", "test", SHOWN)):
             data = load("handwriting", DIGITS, part)
             some = data.subset(np.random.default_rng(0).permutation(len(data))[:count])
