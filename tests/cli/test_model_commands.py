@@ -13,9 +13,10 @@ from typer.testing import CliRunner, Result
 
 from emberfleet.cli.main import app
 from emberfleet.core.bundle import Bundle
-from emberfleet.core.errors import DeviceError
+from emberfleet.core.errors import DeviceError, FormatError
 from emberfleet.core.signing import SigningKey
 from emberfleet.engine.selection import choose_backend
+from emberfleet.runtime.runtime import Runtime
 from emberfleet.train.trained import TrainedModel
 from tests.runtime.stripes import CLASSES, stripes, trained
 
@@ -93,6 +94,25 @@ def test_a_model_trained_in_float_only_says_what_to_do(desk: Desk) -> None:
     out = desk.folder / "model.tflite"
     assert "--quantize-epochs" in desk.call("convert", desk.folder / "trained", "--out", out, code=2).stderr
     desk.call("convert", desk.folder / "trained", "--to", "tflite-float", "--out", out)
+
+
+def test_an_option_of_another_target_is_refused(desk: Desk) -> None:
+    """Else a user would believe that it had done something."""
+    words = ("convert", desk.folder / "trained", "--out", desk.folder / "model.onnx")
+    for more in (
+        ("--to", "onnx", "--author", "A"),
+        ("--wheelhouse", desk.folder),
+        ("--to", "wire", "--opencl-float"),
+    ):
+        said = desk.call(*words, *more, code=2).stderr
+        assert more[-2] in said or more[-1] in said
+        assert "it is for:" in said
+    assert not (desk.folder / "model.onnx").exists()
+
+
+def test_a_bundle_is_called_as_asked(desk: Desk) -> None:
+    bundle = Bundle.open(convert(desk, "--name", "caps"), [SigningKey.load(desk.key).verify_key])
+    assert bundle.manifest.model_name == "caps"
 
 
 def test_inspect_shows_a_bundle_and_who_signed_it(desk: Desk) -> None:
@@ -239,6 +259,17 @@ def test_a_wire_file_unpacks_to_the_bundle_that_convert_writes(desk: Desk) -> No
     assert json.loads(said)["wire_bytes"] == small.stat().st_size < back.stat().st_size / 4
     assert Bundle.open(back, [SigningKey.load(desk.key).verify_key]).manifest.model_version == 1
     assert "error:" in desk.call("unpack", back, "--out", small, code=2).stderr
+
+
+def test_a_wire_file_where_a_bundle_is_expected_says_how_to_unpack_it(desk: Desk) -> None:
+    small = desk.folder / "model.emberwire"
+    desk.call("convert", desk.folder / "trained", "--out", small, "--to", "wire")
+    picture = next((desk.folder / "photos" / "third").iterdir())
+    for words in (("inspect", small), ("run", small, picture)):
+        assert "emberfleet unpack" in desk.call(*words, code=2).stderr
+    for source in (small, small.read_bytes()):
+        with pytest.raises(FormatError, match=r"a wire file.*emberfleet unpack"):
+            Runtime.open(source, [SigningKey.generate().verify_key])
 
 
 def test_calibrate_makes_a_model_ready_and_draws_what_each_tensor_loses(desk: Desk) -> None:
