@@ -40,7 +40,12 @@ def skip_unless_it_builds() -> None:
 def run(*words: str | Path, **environment: str) -> str:
     """What a program writes that ends well."""
     done = subprocess.run(
-        words, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}, check=False
+        words,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        env={**os.environ, **environment},
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

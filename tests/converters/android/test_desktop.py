@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 
 from emberfleet.converters.android.classes import Pins, build_classes
 from emberfleet.converters.android.dex import build_dex
+from emberfleet.converters.bundle import build_bundle
 from emberfleet.core.arrays import Float32
 from emberfleet.runtime.runtime import Runtime
 from emberfleet.train.data.images import decode_image
@@ -26,8 +28,9 @@ from tests.converters.android.building import (
     undex,
 )
 from tests.runner.bundles import KEY, OTHER_KEY
-from tests.runtime.stripes import CLASSES, SIDE, stripes
+from tests.runtime.stripes import CLASSES, SIDE, stripes, trained
 
+LABELS = ("caf\u00e9", "\U0001f600", "\u4e2d\u6587", '"', "\\")
 UNTRUSTED = "dev.emberfleet.UntrustedModelException: "
 
 
@@ -68,6 +71,8 @@ def assets(bundle: bytes, tflite: bytes, tmp_path_factory: pytest.TempPathFactor
         pixels = np.repeat(np.repeat(rows, 5 + seed, 0), 7, 1)
         Image.fromarray(np.stack([pixels, pixels, pixels // 2], -1)).save(folder / f"{seed}.png")
     shutil.copy(folder / "1.png", folder / "sample")
+    halves = dataclasses.replace(trained(2), classes=LABELS)
+    _write(folder / "halves", build_bundle(halves, 7, OTHER_KEY, name="halves"))
     return folder
 
 
@@ -120,6 +125,32 @@ def test_it_gives_pythons_answers(
     shown, score = lines[12].split()
     assert shown == _expected(assets, "sample")[0]
     assert float(score) == pytest.approx(float(_expected(assets, "sample")[1].max()), rel=1e-6)
+
+
+def test_each_position_has_its_answer_and_labels_are_any_text(
+    library: Path, classes: list[Path], assets: Path, opencl_library: str
+) -> None:
+    """A model of another signer among the assets, which the app trusts by name."""
+    lines = Desk(library, *classes).with_opencl(
+        opencl_library,
+        f"assets={assets / 'halves'}",
+        "open",
+        f"open-trusting={OTHER_KEY.verify_key.text}",
+        "about",
+        f"classify={assets / '2.png'}",
+    )
+    assert lines[1] == f"{UNTRUSTED}the signature does not verify under any trusted key"
+    assert lines[2] == "opened"
+    assert lines[3].startswith("halves | 7 | ")
+    assert lines[3].endswith(f" | {','.join(LABELS)}")
+    bundle = assets / "halves" / "emberfleet" / "model.ember"
+    runtime = Runtime.open(bundle, [OTHER_KEY.verify_key], "numpy")
+    pixels = decode_image((assets / "2.png").read_bytes(), "2.png", (SIDE, SIDE), 1)
+    expected = runtime.predict(pixels[None])
+    words, scores = lines[4].split(" [")
+    assert tuple(words.split(" ")[0:3:2]) == expected.labels()[0]
+    found = [float(score) for score in scores.partition("]")[0].split(",")]
+    np.testing.assert_allclose(np.reshape(found, (2, 5)), expected.probabilities[0], rtol=1e-6)
 
 
 def test_without_opencl_it_says_so_and_hands_out_the_tflite(

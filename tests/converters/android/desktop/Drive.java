@@ -7,8 +7,11 @@ import android.widget.TextView;
 import dev.emberfleet.EmberModel;
 import dev.emberfleet.EmberResult;
 import java.io.File;
+import java.io.FileDescriptor;
+import java.io.FileOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
+import java.io.PrintStream;
 import java.lang.reflect.Method;
 import java.nio.ByteBuffer;
 import java.nio.file.Files;
@@ -46,7 +49,8 @@ public final class Drive {
     private static Context context;
     private static EmberModel model;
 
-    public static void main(String[] words) {
+    public static void main(String[] words) throws IOException {
+        PrintStream out = new PrintStream(new FileOutputStream(FileDescriptor.out), true, "UTF-8");
         for (String word : words) {
             int cut = word.indexOf('=');
             String line;
@@ -55,9 +59,9 @@ public final class Drive {
             } catch (Exception | UnsatisfiedLinkError error) {
                 line = error.getClass().getName() + ": " + error.getMessage();
             }
-            System.out.println(line);
+            out.println(line);
         }
-        System.out.flush();
+        out.flush();
     }
 
     private static String obey(String verb, String value) throws Exception {
