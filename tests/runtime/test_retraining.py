@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 import pytest
 
 from emberfleet.core.errors import ConfigError
+from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.runtime.retraining import (
     RetrainPlan,
@@ -15,9 +19,14 @@ from emberfleet.runtime.retraining import (
     with_classes,
     with_tensors,
 )
+from emberfleet.train.calibration.model import calibrate_model
+from emberfleet.train.calibration.pools import spread_pools_of
 from emberfleet.train.data.dataset import Dataset
 from emberfleet.train.evaluation import Evaluation
+from emberfleet.train.initialisation import initial_tensors
+from emberfleet.train.models import mobilenet
 from emberfleet.train.plans import scope_named
+from emberfleet.train.trained import TrainedModel
 from tests.runtime.stripes import CLASSES, stripes, trained, untrained
 
 
@@ -139,3 +148,51 @@ def test_settings_that_make_no_plan_are_refused(settings: dict[str, str | int | 
 
 def test_what_was_measured_of_old_weights_is_left_behind() -> None:
     assert with_tensors(trained(), trained().tensors).figures == {}
+
+
+@cache
+def trained_mobilenet() -> TrainedModel:
+    """A narrow MobileNet that was trained in floating point, so that it needs calibration."""
+    graph, preprocessing = mobilenet(9, 1, len(CLASSES), 0.125), Preprocessing(9, 9, 1, (0.2,), (0.2,))
+    ranges = {"input/range": np.array(preprocessing.range, np.float32)}
+    first = TrainedModel(
+        graph, {**initial_tensors(graph, 0, preprocessing), **ranges}, preprocessing, CLASSES
+    )
+    plan = RetrainPlan("full", epochs=12, batch=32, rate=0.03, fake_quantize=False)
+    return with_tensors(first, learn(first, stripes(256, 1), plan, NumpyBackend()).tensors)
+
+
+@pytest.mark.parametrize("make", [trained, trained_mobilenet], ids=["small", "mobilenet"])
+@pytest.mark.parametrize("scope", ["head", "full"])
+def test_a_calibrated_model_retrains_and_its_pools_stay_pools(
+    make: Callable[[], TrainedModel], scope: str
+) -> None:
+    ready = calibrate_model(make(), stripes(128, 9).images)
+    faint, test = stripes(128, 3, 60), stripes(300, 5, 60)
+    before = measure_int8(ready, test, NumpyBackend())
+    plan = RetrainPlan(scope, epochs=3, rate=0.005)
+    learnt = with_tensors(ready, learn(ready, faint, plan, NumpyBackend()).tensors)
+    after = measure_int8(learnt, test, NumpyBackend())
+    assert measure_int8(ready, stripes(300, 5), NumpyBackend()).accuracy > 0.9
+    assert after.accuracy >= before.accuracy
+    assert after.loss < before.loss
+    pools = spread_pools_of(ready.graph)
+    assert len(pools) == 2
+    for name in (f"{pool}/{kind}" for pool in pools for kind in ("weight", "bias")):
+        np.testing.assert_array_equal(learnt.tensors[name], ready.tensors[name])
+
+
+@pytest.mark.parametrize("positions", [1, 2])
+def test_a_calibrated_model_takes_other_classes_and_keeps_those_it_knows(positions: int) -> None:
+    images = stripes(128, 9, positions=positions).images
+    ready = calibrate_model(trained(positions), images)
+    classes = ("new", *reversed(CLASSES))
+    other = with_classes(ready, classes, 0)
+    places = [classes.index(name) for name in CLASSES]
+    scores, found = (
+        NumpyBackend().predictor(m.graph, m.tensors, 32).run(m.preprocessing.apply(images[:32]))
+        for m in (ready, other)
+    )
+    np.testing.assert_allclose(found[..., places], scores, rtol=1e-4, atol=1e-4)
+    learn(other, Dataset(images, np.zeros((128,) if positions == 1 else (128, 2), np.int64), classes),
+          RetrainPlan(epochs=1), NumpyBackend())  # fmt: skip

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from emberfleet.core.arrays import Int64
+from emberfleet.core.arrays import Float32, Int64
 from emberfleet.core.errors import ShapeError
 from emberfleet.train.evaluation import evaluate, softmax, top_k_accuracy, worst_mistakes
 
@@ -34,6 +37,22 @@ def test_a_code_is_right_only_where_every_position_is() -> None:
 
 def test_top_k_counts_true_classes_among_the_k_highest() -> None:
     assert [top_k_accuracy(LOGITS, LABELS, k) for k in (1, 2, 3)] == [0.5, 0.5, 1.0]
+
+
+def test_of_equal_scores_the_first_class_counts_wherever_the_true_one_stands() -> None:
+    equal = np.zeros((5, 5), np.float32)
+    for k in range(1, 6):
+        right = [top_k_accuracy(equal[n : n + 1], np.array([n]), k) for n in range(5)]
+        assert right == [1.0 if n < k else 0.0 for n in range(5)]
+
+
+@given(hnp.arrays(np.float32, (6, 7), elements=st.integers(-2, 2)), st.integers(1, 7))
+def test_top_k_is_what_a_stable_sort_puts_in_front(logits: Float32, k: int) -> None:
+    labels = np.arange(6) % 7
+    front = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    expected = np.mean([label in row for label, row in zip(labels, front, strict=True)])
+    assert top_k_accuracy(logits, labels, k) == pytest.approx(expected)
+    assert top_k_accuracy(logits, labels, 1) == evaluate(logits, labels).accuracy
 
 
 def test_worst_mistakes_come_in_order_of_their_certainty() -> None:

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 
 from emberfleet.core.errors import ConfigError
+from emberfleet.core.graph import Conv2D, DepthwiseConv2D, Graph, Input, Reshape
 from emberfleet.core.quantization import quantization_points
-from emberfleet.train.models import linear, small_squeezenet, squeezenet_1_1
+from emberfleet.train.calibration.pools import spread_pools, spread_pools_of
+from emberfleet.train.models import linear, mobilenet, small_squeezenet, squeezenet_1_1
 from emberfleet.train.plans import retraining_plans, scope_named
 from tests.core.networks import bypass_network
 
@@ -52,3 +55,31 @@ def test_an_unknown_scope_names_those_there_are() -> None:
     with pytest.raises(ConfigError, match="head, full"):
         scope_named(linear(), "last-2-fires")
     assert scope_named(small_squeezenet(), "last-1-fire").name == "last-1-fires"
+
+
+@pytest.mark.parametrize("graph", [small_squeezenet(), mobilenet(32, 3, 4, 0.25), squeezenet_1_1(10, 64)])
+def test_a_pool_that_calibration_has_spread_learns_in_no_scope_but_its_ranges_move(graph: Graph) -> None:
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in graph.parameters.items()}
+    spread, _ = spread_pools(graph, zeros)
+    pools = spread_pools_of(spread)
+    assert len(pools) == 2
+    before, after = retraining_plans(graph), retraining_plans(spread)
+    assert list(after) == list(before)
+    for name, scope in after.items():
+        assert scope.parameters == before[name].parameters, name
+        assert scope.statistics == before[name].statistics
+        assert {f"{pool}/range" for pool in pools} <= set(scope.ranges)
+
+
+def test_a_depthwise_convolution_of_that_name_that_is_no_pool_learns() -> None:
+    graph = Graph(
+        (
+            Input("input", (), (4, 4, 2)),
+            Conv2D("head", ("input",), 2),
+            DepthwiseConv2D("scores/rows", ("head",), 1, (3, 1)),
+            DepthwiseConv2D("scores/columns", ("scores/rows",), 1, (1, 4)),
+            Reshape("scores", ("scores/columns",), (4,)),
+        )
+    )
+    assert spread_pools_of(graph) == ()
+    assert "scores/rows/weight" in retraining_plans(graph)["head"].parameters

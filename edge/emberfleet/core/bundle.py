@@ -38,6 +38,8 @@ MAX_BUNDLE_BYTES: Final = 256 * 1024 * 1024
 GRAPH_PART: Final = "graph.json"
 WEIGHTS_PART: Final = "weights.safetensors"
 TFLITE_PART: Final = "model.tflite"
+WIRE_MAGIC: Final = b"EMBERWIR"
+"""What a wire file begins with: a bundle compressed for download (`converters.wire`)."""
 
 
 class Bundle:
@@ -74,6 +76,10 @@ class Bundle:
         data = HeldBytes(source) if isinstance(source, bytes) else open_source(source, max_bytes)
         if data.size_bytes > max_bytes:
             raise FormatError(f"bundle: {data.size_bytes} bytes, expected at most {max_bytes}")
+        if bytes(data.read(0, len(WIRE_MAGIC))) == WIRE_MAGIC:
+            raise FormatError(
+                "bundle: this is a wire file; `emberfleet unpack FILE --out x.ember` makes the bundle of it"
+            )
         archive = read_archive(data)
         entries = dict(archive.entries)
         if next(iter(entries), None) != ENVELOPE_NAME:

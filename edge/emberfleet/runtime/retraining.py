@@ -19,6 +19,7 @@ from emberfleet.core.integer import quantize
 from emberfleet.engine.backend import Backend, TrainingSpec
 from emberfleet.engine.memory import TrainingMemory
 from emberfleet.engine.optimizers import Optimizer
+from emberfleet.train.calibration.pools import spread_pools_of
 from emberfleet.train.data.augmentation import Augmentation
 from emberfleet.train.data.dataset import Dataset
 from emberfleet.train.data.loader import Batches
@@ -262,9 +263,12 @@ def with_classes(model: TrainedModel, classes: tuple[str, ...], seed: int) -> Tr
     if head.channels != positions * len(model.classes):
         raise ConfigError(f"conv2d '{head.name}' is not a classifier: the classes cannot be exchanged")
     count = positions * len(classes)
+    pools = spread_pools_of(graph)
     nodes = [
         replace(node, channels=count)
         if node is head
+        else replace(node, shape=(count,))
+        if isinstance(node, Reshape) and set(node.inputs) <= set(pools)
         else replace(node, shape=(*node.shape[:-1], len(classes)))
         if isinstance(node, Reshape) and node.shape[-1:] == (len(model.classes),)
         else node
@@ -274,7 +278,7 @@ def with_classes(model: TrainedModel, classes: tuple[str, ...], seed: int) -> Tr
     generator = np.random.default_rng(seed)
     tensors = dict(model.tensors)
     for name in graph.parameters:
-        if not name.startswith(f"{head.name}/"):
+        if name.rsplit("/", 1)[0] not in (head.name, *pools):
             continue
         old = np.asarray(model.tensors[name])
         by_class = old.reshape(positions, len(model.classes), *old.shape[1:])

@@ -66,12 +66,17 @@ def evaluate(logits: Float32, labels: Int64) -> Evaluation:
 
 
 def top_k_accuracy(logits: Float32, labels: Int64, k: int) -> float:
-    """Share of characters whose true class is among the k highest logits."""
+    """Share of characters whose true class is among the k highest logits; of equal ones the first counts.
+
+    Scores in 8 bits are often equal, so the order of equal ones is part of what is measured.
+    """
     scores, truth = _by_position(logits, labels)
     if not 0 < k <= scores.shape[2]:
         raise ShapeError(f"top {k} of {scores.shape[2]} classes; expected 1 to all of them")
-    best = np.argpartition(-scores, k - 1, axis=2)[..., :k]
-    return float((best == truth[..., None]).any(axis=2).mean())
+    own = np.take_along_axis(scores, truth[..., None], axis=2)
+    earlier = np.arange(scores.shape[2]) < truth[..., None]
+    ahead = (scores > own) | ((scores == own) & earlier)
+    return float((ahead.sum(axis=2) < k).mean())
 
 
 def worst_mistakes(logits: Float32, labels: Int64, limit: int) -> list[Mistake]:

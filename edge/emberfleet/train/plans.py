@@ -2,7 +2,8 @@
 
 A scope names, in order, the parameters that learn, the batch-norm statistics that move with them
 and the quantization ranges behind them. What lies before the scope keeps every bit, so an update
-carries the scope's tensors alone.
+carries the scope's tensors alone. The means that stand for a global average pool after calibration
+(`calibration.pools`) are no parameters to learn in any scope: a pool stays a pool, and only its ranges move.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 from emberfleet.core.errors import ConfigError
 from emberfleet.core.graph import BatchNorm, Concat, Conv2D, Dropout, Graph, Node, Relu
 from emberfleet.core.quantization import quantization_points
+from emberfleet.train.calibration.pools import spread_pools_of
 
 HEAD: Final = "head"
 FULL: Final = "full"
@@ -96,8 +98,10 @@ def _from(graph: Graph, name: str, start: int) -> Scope:
     """The scope of all nodes from index `start` on; the input's range never moves."""
     touched = {node.name for node in graph.nodes[start:]} - {graph.input.name}
 
+    learning = touched - set(spread_pools_of(graph))
+
     def inside(tensors: Mapping[str, object]) -> tuple[str, ...]:
-        return tuple(tensor for tensor in tensors if tensor.rsplit("/", 1)[0] in touched)
+        return tuple(tensor for tensor in tensors if tensor.rsplit("/", 1)[0] in learning)
 
     points = quantization_points(graph)
     ranges = dict.fromkeys(points[node.name] for node in graph.nodes if node.name in points)

@@ -32,7 +32,14 @@ from emberfleet.converters.bundle import FLOAT_TFLITE_PART, bundle_parts
 from emberfleet.converters.wire.packing import Entry, Packed, compress, decompress, pack, unpack
 from emberfleet.core.archive import read_archive, read_contents, write_archive
 from emberfleet.core.arrays import Float32
-from emberfleet.core.bundle import GRAPH_PART, MANIFEST_TYPE, MAX_BUNDLE_BYTES, WEIGHTS_PART, Bundle
+from emberfleet.core.bundle import (
+    GRAPH_PART,
+    MANIFEST_TYPE,
+    MAX_BUNDLE_BYTES,
+    WEIGHTS_PART,
+    WIRE_MAGIC,
+    Bundle,
+)
 from emberfleet.core.codec import encode_json, to_base64
 from emberfleet.core.digest import sha256_hex
 from emberfleet.core.errors import ConversionError, EmberError, FormatError
@@ -43,7 +50,6 @@ from emberfleet.core.signing import VerifyKey, open_envelope
 from emberfleet.core.sources import HeldBytes
 from emberfleet.core.tensors import decode_tensors, encode_tensors
 
-MAGIC: Final = b"EMBERWIR"
 FORMAT: Final = 1
 MAX_HEAD_BYTES: Final = 16 << 20
 MAX_TENSORS: Final = 16384
@@ -53,7 +59,7 @@ _START: Final = struct.Struct("<8sHHIIIII")
 
 def is_wire(data: bytes) -> bool:
     """Whether bytes begin as a wire file does."""
-    return data[: len(MAGIC)] == MAGIC
+    return data[: len(WIRE_MAGIC)] == WIRE_MAGIC
 
 
 def encode_wire(bundle: bytes, trusted: Collection[VerifyKey]) -> bytes:
@@ -90,7 +96,7 @@ def encode_wire(bundle: bytes, trusted: Collection[VerifyKey]) -> bytes:
     head = b"".join((struct.pack("<I", len(text)), text, payload, graph, *kept.values()))
     squeezed = compress(head)
     sizes = (len(squeezed), len(head), len(packed.numbers), packed.numbers_size, len(packed.codes))
-    start = _START.pack(MAGIC, FORMAT, packed.most, *sizes)
+    start = _START.pack(WIRE_MAGIC, FORMAT, packed.most, *sizes)
     wire = b"".join((start, squeezed, packed.numbers, packed.codes))
     if open_wire(wire, trusted) != bundle:
         raise ConversionError("wire: the bundle has a form that cannot be made again; send the bundle itself")

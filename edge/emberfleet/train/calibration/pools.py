@@ -17,6 +17,20 @@ from emberfleet.core.graph import DepthwiseConv2D, GlobalAveragePool, Graph, Nod
 NONE: Padding = (0, 0, 0, 0)
 
 
+def spread_pools_of(graph: Graph) -> tuple[str, ...]:
+    """The convolutions that `spread_pools` has put there: means, which no training may turn into others."""
+    found: list[str] = []
+    for node in graph.nodes:
+        rows, columns = (graph.by_name.get(f"{node.name}/{part}") for part in ("rows", "columns"))
+        if not (isinstance(rows, DepthwiseConv2D) and isinstance(columns, DepthwiseConv2D)):
+            continue
+        height, width, _ = graph.shapes[rows.inputs[0]]
+        chained = columns.inputs == (rows.name,) and node.inputs == (columns.name,)
+        if chained and rows.kernel == (height, 1) and columns.kernel == (1, width):
+            found += [rows.name, columns.name]
+    return tuple(found)
+
+
 def spread_pools(graph: Graph, tensors: Mapping[str, Float32]) -> tuple[Graph, dict[str, Float32]]:
     """Replace every global average pool over more than one pixel; names and shapes of the rest stay."""
     nodes: list[Node] = []
