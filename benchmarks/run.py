@@ -22,7 +22,7 @@ from rich.console import Console
 
 from benchmarks.engine import chart, compare, results, table
 from benchmarks.engine.works import WORKS
-from benchmarks.measure import averaging, inference, memory, packages, rounds, startup, training
+from benchmarks.measure import averaging, inference, memory, packages, rounds, secure, startup, training
 from benchmarks.measure.setting import Setting, describe_machine
 from benchmarks.measure.tables import show
 
@@ -35,6 +35,7 @@ SUBJECTS: Mapping[str, Callable[[Setting], dict[str, Any]]] = {
     "packages": packages.measure,
     "averaging": averaging.measure,
     "rounds": rounds.measure,
+    "secure": secure.measure,
 }
 HERE = Path(__file__).resolve().parent
 WIDTH = 140

@@ -13,7 +13,9 @@ from benchmarks.engine.works import WORKS
 from benchmarks.measure.memory import WAYS
 
 ROOT = Path(__file__).resolve().parents[2]
-SUBJECTS = ("startup", "memory", "training", "inference", "packages", "averaging", "rounds", "engine")
+SUBJECTS = (
+    "startup", "memory", "training", "inference", "packages", "averaging", "rounds", "secure", "engine"
+)  # fmt: skip
 ROW_KEYS = {"work", "threads", "ours_ms", "peer", "peer_ms", "ratio", "ours_rss_mib", "peer_rss_mib"}
 
 
@@ -86,6 +88,15 @@ def test_averaging_is_compared_with_reading_the_bytes(summary: dict[str, Any]) -
     names = [row["values"] for row in summary["averaging"]["rows"]]
     assert names == ["float32", "float32, checked", "int16", "int16, checked", "int8", "int8, checked"]
     assert all(row["times_reading"] > 0 for row in summary["averaging"]["rows"])
+
+
+def test_secure_sums_are_masked_and_unmasked_exactly(summary: dict[str, Any]) -> None:
+    found = summary["secure"]
+    assert found["mask_ms"] > 0
+    assert found["unmask_50_s"] > 0
+    assert found["unmask_1000_s"] > 0
+    assert 10_000 * 15 / 8 <= found["update_bytes"] < 10_100 * 15 / 8
+    assert [row["masks"] for row in found["rows"]][:3] == [21, 15 * 14 + 35, 90 * 14 + 210]
 
 
 def test_importing_the_runtime_brings_neither_an_engine_nor_a_server(summary: dict[str, Any]) -> None:
