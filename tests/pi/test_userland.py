@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.pi.run import table_of
+from tests.pi.run import table_of, with_earlier
 from tests.pi.userland import LOADERS, find_roots, installed_with, target_of
 
 STATUS = """Package: base
@@ -100,6 +101,14 @@ def test_without_roots_it_says_what_it_needs_and_is_content(tmp_path: Path) -> N
     assert "Skipped" in done.stderr
     assert "docs/guides/raspberry-pi.md" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_of_other_targets_stay(tmp_path: Path) -> None:
+    figures = tmp_path / "pi.json"
+    assert with_earlier(figures, [{"target": "b", "bytes": 1}]) == [{"target": "b", "bytes": 1}]
+    figures.write_text(json.dumps({"rows": [{"target": "b", "bytes": 1}, {"target": "c", "bytes": 2}]}))
+    found = with_earlier(figures, [{"target": "b", "bytes": 3}, {"target": "a", "bytes": 4}])
+    assert [(row["target"], row["bytes"]) for row in found] == [("a", 4), ("b", 3), ("c", 2)]
 
 
 @pytest.mark.parametrize("row", [{"target": "arm64-trixie", "ran": [], "failure": "it broke"}])
