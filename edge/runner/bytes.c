@@ -6,9 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+int span_same(span a, span b) { return a.size == b.size && (!a.size || memcmp(a.at, b.at, a.size) == 0); }
+
 int span_is(span text, const char *expected)
 {
-    return text.size == strlen(expected) && memcmp(text.at, expected, text.size) == 0;
+    return span_same(text, (span){(const uint8_t *)expected, strlen(expected)});
 }
 
 int span_of(span text, const char *others)

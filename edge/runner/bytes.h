@@ -13,7 +13,8 @@ typedef struct span {
 /* Whether `size` bytes from `at` on lie within `total`, whatever the numbers. */
 static inline int lies_within(uint64_t at, uint64_t size, uint64_t total) { return at <= total && size <= total - at; }
 
-/* Whether a span holds exactly this text. */
+/* Whether two spans hold the same bytes; whether one holds exactly this text. */
+int span_same(span a, span b);
 int span_is(span text, const char *expected);
 
 /* Whether all bytes are letters, digits or among `others`. */

@@ -73,7 +73,7 @@ static int is_shared_header(const uint8_t *at, uint32_t name_size)
 static int read_entry(span bytes, uint64_t directory, size_t *entry, uint64_t *body, container_file *out,
                       ember_error *error)
 {
-    static const uint8_t ending[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0xa4, 0x81};
+    static const uint8_t ending[10] = {0, 0, 0, 0, 0, 0, 0, 0, 0xa4, 0x81};
     const uint64_t limit = bytes.size - END_BYTES;
     if (!lies_within(*entry, CENTRAL_BYTES, limit)) return refuse(error, "the directory ends too early");
     const uint8_t *central = bytes.at + *entry;
@@ -82,7 +82,7 @@ static int read_entry(span bytes, uint64_t directory, size_t *entry, uint64_t *b
     const span name = {central + CENTRAL_BYTES, name_size};
     if (!is_part_name(name)) return refuse(error, "a file's name is not one of letters, digits, . _ - and /");
     const int fits = memcmp(central, "PK\1\2\x14\3", 6) == 0 && is_shared_header(central + 6, name_size) &&
-                     memcmp(central + 32, ending, 10) == 0 && get32(central + 42) == *body;
+                     memcmp(central + 32, ending, sizeof ending) == 0 && get32(central + 42) == *body;
     if (!fits)
         return fail(error, EMBER_BAD_FORMAT, "bundle: the directory entry of '%.*s' is not of the format",
                     (int)name.size, (const char *)name.at);
@@ -142,8 +142,8 @@ const span *container_part(const container *held, const char *folder, span name)
     const size_t before = strlen(folder);
     for (uint32_t i = 0; i < held->part_count; i++) {
         const span own = held->parts[i].name;
-        if (own.size == before + name.size && memcmp(own.at, folder, before) == 0 &&
-            memcmp(own.at + before, name.at, name.size) == 0)
+        if (own.size >= before && memcmp(own.at, folder, before) == 0 &&
+            span_same((span){own.at + before, own.size - before}, name))
             return &held->parts[i].contents;
     }
     return NULL;

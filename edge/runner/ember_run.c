@@ -214,7 +214,9 @@ static void print_json(const ember_model *model, const float *scores)
             print_text(info->labels[best_of(scores + (size_t)p * info->classes, info->classes)]);
         }
         printf("],\"scores\":[");
-        for (size_t i = 0; i < info->score_count; i++) printf("%s%.9g", i ? "," : "", (double)scores[i]);
+        for (size_t i = 0; i < info->score_count; i++)
+            if (isfinite(scores[i])) printf("%s%.9g", i ? "," : "", (double)scores[i]);
+            else printf("%snull", i ? "," : ""); /* JSON has no other numbers */
         printf("]");
         for (size_t i = 0; codes && i < info->score_count; i++) printf("%s%d", i ? "," : ",\"codes\":[", codes[i]);
         if (codes) printf("]");

@@ -2,9 +2,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define DEFAULT_LIMIT ((size_t)256 << 20)
 #define FIRST_ROOM 65536
 
 uint8_t *file_read(const char *path, size_t most, size_t *size, ember_error *error)
@@ -20,10 +18,11 @@ uint8_t *file_read(const char *path, size_t most, size_t *size, ember_error *err
     /* Grows as bytes really come, so that pipes are read and no size is believed. */
     while (got > 0 && *size <= most) {
         if (*size == room) {
-            room = room ? 2 * room : FIRST_ROOM;
-            uint8_t *larger = realloc(bytes, room);
+            const size_t wanted = room ? 2 * room : FIRST_ROOM; /* 0 beyond what 32 bits can address */
+            uint8_t *larger = wanted > room ? realloc(bytes, wanted) : NULL;
             if (!larger) break;
             bytes = larger;
+            room = wanted;
         }
         got = fread(bytes + *size, 1, room - *size, file);
         *size += got;
@@ -35,19 +34,4 @@ uint8_t *file_read(const char *path, size_t most, size_t *size, ember_error *err
     if (*size > most) fail(error, EMBER_BAD_FORMAT, "%s: more than %zu bytes", path, most);
     else fail(error, EMBER_BAD_FILE, "%s cannot be read", path);
     return NULL;
-}
-
-ember_model *ember_open_file(const char *path, const ember_options *options, ember_error *error)
-{
-    size_t size;
-    if (error) memset(error, 0, sizeof *error);
-    if (!path) {
-        fail(error, EMBER_BAD_ARGUMENT, "the path is missing");
-        return NULL;
-    }
-    uint8_t *bytes = file_read(path, options && options->max_bytes ? options->max_bytes : DEFAULT_LIMIT, &size, error);
-    if (!bytes) return NULL;
-    ember_model *model = ember_open(bytes, size, options, error);
-    free(bytes);
-    return model;
 }

@@ -145,10 +145,9 @@ static int parse_word(parser *p, json_node *node)
 
 static int name_is_new(const parser *p, uint32_t object, uint32_t name)
 {
-    const json_node *nodes = p->out->nodes, *own = nodes + name;
-    for (uint32_t i = object + 1; i < name; i = nodes[i + 1].next)
-        if (nodes[i].size == own->size && memcmp(p->text + nodes[i].start, p->text + own->start, own->size) == 0)
-            return refuse(p, "a name twice");
+    const span own = json_span(p->out, name);
+    for (uint32_t i = object + 1; i < name; i = p->out->nodes[i + 1].next)
+        if (span_same(json_span(p->out, i), own)) return refuse(p, "a name twice");
     return 1;
 }
 
@@ -226,9 +225,17 @@ int json_wrong(const json *document, const char *name, const char *expected)
     return fail(document->error, EMBER_BAD_FORMAT, "%s: '%s' must be %s", document->what, name, expected);
 }
 
-static span text_of(const json *document, uint32_t value)
+span json_span(const json *document, uint32_t value)
 {
     return (span){document->text.at + document->nodes[value].start, document->nodes[value].size};
+}
+
+uint32_t json_find(const json *document, uint32_t object, span name)
+{
+    const json_node *nodes = document->nodes;
+    for (uint32_t at = object + 1; at < nodes[object].next; at = nodes[at + 1].next)
+        if (span_same(json_span(document, at), name)) return at + 1;
+    return 0;
 }
 
 int json_fields(const json *document, uint32_t object, const char *const *names, uint32_t count, uint32_t optional,
@@ -239,9 +246,7 @@ int json_fields(const json *document, uint32_t object, const char *const *names,
     if (nodes[object].kind != JSON_OBJECT)
         return fail(document->error, EMBER_BAD_FORMAT, "%s: expected an object with '%s'", document->what, names[0]);
     for (uint32_t i = 0; i < count; i++) {
-        found[i] = 0;
-        for (uint32_t name = object + 1; name < nodes[object].next; name = nodes[name + 1].next)
-            if (span_is(text_of(document, name), names[i])) found[i] = name + 1;
+        found[i] = json_find(document, object, (span){(const uint8_t *)names[i], strlen(names[i])});
         known += found[i] != 0;
         if (!found[i] && i + optional < count)
             return fail(document->error, EMBER_BAD_FORMAT, "%s: '%s' is missing", document->what, names[i]);
@@ -265,7 +270,7 @@ int json_holds(const json *document, uint32_t value, json_kind kind, uint32_t lo
 
 int json_integer(const json *document, uint32_t value, int64_t low, int64_t high, const char *name, int64_t *number)
 {
-    const span text = text_of(document, value);
+    const span text = json_span(document, value);
     const int negative = text.size > 0 && text.at[0] == '-';
     uint64_t size = 0;
     /* Twenty digits may be more than 64 bits hold; nobody asks for more than 2^53. */
@@ -279,9 +284,17 @@ int json_integer(const json *document, uint32_t value, int64_t low, int64_t high
     return 1;
 }
 
+int json_count(const json *document, uint32_t value, uint32_t low, uint32_t high, const char *name, uint32_t *number)
+{
+    int64_t found;
+    if (!json_integer(document, value, low, high, name, &found)) return 0;
+    *number = (uint32_t)found;
+    return 1;
+}
+
 int json_plain(const json *document, uint32_t value, size_t low, size_t high, const char *name, span *text)
 {
-    *text = text_of(document, value);
+    *text = json_span(document, value);
     if (document->nodes[value].kind != JSON_TEXT || document->nodes[value].escaped || text->size < low ||
         text->size > high)
         return fail(document->error, EMBER_BAD_FORMAT, "%s: '%s' must be a text of %zu to %zu plain characters",
@@ -292,7 +305,7 @@ int json_plain(const json *document, uint32_t value, size_t low, size_t high, co
 size_t json_decode(const json *document, uint32_t value, char *target)
 {
     static const char kinds[] = "bfnrt", meanings[] = "\b\f\n\r\t";
-    const span text = text_of(document, value);
+    const span text = json_span(document, value);
     size_t size = 0;
     for (size_t i = 0; i < text.size;) {
         uint32_t character;

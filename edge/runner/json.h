@@ -32,12 +32,21 @@ void json_free(json *document);
 int json_fields(const json *document, uint32_t object, const char *const *names, uint32_t count, uint32_t optional,
                 uint32_t *found);
 
+/* The text of a value, or of a name: what stands between its quotes, escapes and all. */
+span json_span(const json *document, uint32_t value);
+
+/* The value by that name in an object, 0 where there is none. */
+uint32_t json_find(const json *document, uint32_t object, span name);
+
 /* Whether a value is an object or array that holds `low` to `high` values; their number. */
 int json_holds(const json *document, uint32_t value, json_kind kind, uint32_t low, uint32_t high, const char *name,
                uint32_t *count);
 
 /* An integer from `low` to `high`. */
 int json_integer(const json *document, uint32_t value, int64_t low, int64_t high, const char *name, int64_t *number);
+
+/* The same for numbers of 32 bits without a sign. */
+int json_count(const json *document, uint32_t value, uint32_t low, uint32_t high, const char *name, uint32_t *number);
 
 /* A text without escapes, of `low` to `high` bytes. */
 int json_plain(const json *document, uint32_t value, size_t low, size_t high, const char *name, span *text);

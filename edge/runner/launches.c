@@ -10,10 +10,15 @@
 #define MEM_READ_WRITE 1u
 #define PROGRAM_BUILD_LOG 0x1183
 #define KERNEL_NUM_ARGS 0x1191
+#define KERNEL_ARG_TYPE_NAME 0x1198
 #define KERNEL_WORK_GROUP_SIZE 0x11b0
 
 #define ZEROS 65536
 #define MAX_LOG (1u << 20)
+#define MAX_TYPE 64
+
+/* Keeps the types of the kernels' parameters; changes nothing else. */
+#define KEEP_TYPES "-cl-kernel-arg-info"
 
 static int refuse(ember_error *error, const char *doing, int32_t code)
 {
@@ -45,13 +50,16 @@ static int make_buffers(opencl_run *out, const plan *wanted, ember_error *error)
     return 1;
 }
 
-/* The options as one text, each behind a space. */
+/* The options as one text, each behind a space, behind our own. */
 static void join_options(const json *document, uint32_t list, char *target)
 {
+    memcpy(target, KEEP_TYPES, sizeof KEEP_TYPES);
+    target += sizeof KEEP_TYPES - 1;
     for (uint32_t at = list + 1; at < document->nodes[list].next; at = document->nodes[at].next) {
+        const span option = json_span(document, at);
         *target++ = ' ';
-        memcpy(target, document->text.at + document->nodes[at].start, document->nodes[at].size);
-        target += document->nodes[at].size;
+        memcpy(target, option.at, option.size);
+        target += option.size;
     }
     *target = 0;
 }
@@ -79,7 +87,7 @@ static int make_programs(opencl_run *out, opencl_handle device, const plan *want
         const plan_program *program = wanted->programs + i;
         const char *texts[] = {(const char *)plans->prelude.at, "\n", (const char *)program->source.at};
         const size_t sizes[] = {plans->prelude.size, 1, program->source.size};
-        char options[PLAN_MAX_OPTIONS * (PLAN_MAX_NAME + 1) + 1];
+        char options[sizeof KEEP_TYPES + PLAN_MAX_OPTIONS * (PLAN_MAX_NAME + 1)];
         int32_t code = 0;
         join_options(&plans->document, program->options, options);
         out->programs[i] = out->call->CreateProgramWithSource(out->context, 3, texts, sizes, &code);
@@ -89,6 +97,20 @@ static int make_programs(opencl_run *out, opencl_handle device, const plan *want
         if (code != 0) return refuse_build(out, device, out->programs[i], program->source_name, code, error);
     }
     return 1;
+}
+
+/* Whether a kernel's parameter is of the type given. A driver takes what it gets for an object, such as a buffer or a
+ * sampler, for that object's address, and follows it: numbers of a plan must not get there. */
+static int check_type(const opencl_run *run, opencl_handle kernel, uint32_t index, const plan_argument *argument,
+                      const char *name, ember_error *error)
+{
+    char type[MAX_TYPE] = "";
+    const int32_t code = run->call->GetKernelArgInfo(kernel, index, KERNEL_ARG_TYPE_NAME, sizeof type - 1, type, NULL);
+    if (code != 0) return refuse(error, "asking for the type of a kernel's parameter", code);
+    const size_t size = strlen(type);
+    if (argument->is_buffer ? size && type[size - 1] == '*' : strcmp(type, argument->type) == 0) return 1;
+    return fail(error, EMBER_BAD_FORMAT, "plan: parameter %u of kernel '%s' is of type '%s', the plan gives %s",
+                (unsigned)index, name, type, argument->type);
 }
 
 static int set_arguments(const opencl_run *run, opencl_handle kernel, const plan *wanted, const plan_launch *launch,
@@ -101,10 +123,11 @@ static int set_arguments(const opencl_run *run, opencl_handle kernel, const plan
                     (unsigned)count, (unsigned)launch->argument_count);
     for (uint32_t i = 0; i < count; i++) {
         const plan_argument *argument = wanted->arguments + launch->first_argument + i;
-        int32_t code;
-        if (argument->kind == PLAN_BUFFER)
-            code = run->call->SetKernelArg(kernel, i, sizeof run->buffers[0], run->buffers + argument->words[0]);
-        else code = run->call->SetKernelArg(kernel, i, 4 * argument->count, argument->words);
+        if (!check_type(run, kernel, i, argument, launch->kernel, error)) return 0;
+        const int32_t code =
+            argument->is_buffer
+                ? run->call->SetKernelArg(kernel, i, sizeof run->buffers[0], run->buffers + argument->words[0])
+                : run->call->SetKernelArg(kernel, i, 4 * (size_t)argument->count, argument->words);
         if (code != 0) return refuse(error, "giving a kernel its arguments", code);
     }
     return 1;

@@ -1,8 +1,8 @@
-/* ember_open, ember_run, ember_close: from verified bytes to answers. */
+/* ember_open, ember_run, ember_close: from bytes to answers. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "manifest.h"
+#include "file.h"
 #include "model.h"
 #include "opencl.h"
 #include "signature.h"
@@ -15,7 +15,7 @@ struct ember_model {
     opencl loaded;
     opencl_device device;
     opencl_run run;
-    plan ready; /* without what points into the bundle */
+    plan ready; /* its two ends: what points into the bundle goes with it */
     plan_ends ends;
     pixel_factors factors;
     float *staged; /* the input's stretch, zeros where no value belongs */
@@ -24,12 +24,17 @@ struct ember_model {
     ember_info info;
 };
 
+static size_t limit_of(const ember_options *options)
+{
+    return options && options->max_bytes ? options->max_bytes : MAX_BUNDLE_BYTES;
+}
+
 int bundle_read(bundle *out, span bytes, const ember_options *options, ember_error *error)
 {
     uint8_t *payload;
     size_t payload_bytes;
     memset(out, 0, sizeof *out);
-    const size_t most = options->max_bytes ? options->max_bytes : MAX_BUNDLE_BYTES;
+    const size_t most = limit_of(options);
     if (bytes.size > most)
         return fail(error, EMBER_BAD_FORMAT, "bundle: %zu bytes, expected at most %zu", bytes.size, most);
     out->held = allocate(1, sizeof *out->held);
@@ -105,9 +110,6 @@ static int prepare(ember_model *model, bundle *opened, const ember_options *opti
     if (!model->staged || !model->output) return fail(error, EMBER_NO_MEMORY, "no memory");
     model->ends = opened->ends;
     model->factors = opened->plans->factors;
-    ready->programs = NULL;
-    ready->launches = NULL;
-    ready->arguments = NULL;
     model->about = opened->about;
     memset(&opened->about, 0, sizeof opened->about);
 
@@ -153,6 +155,20 @@ ember_model *ember_open(const void *bytes, size_t size_bytes, const ember_option
         return NULL;
     }
     if (error) memset(error, 0, sizeof *error); /* of a plan that did not start, where another one did */
+    return model;
+}
+
+ember_model *ember_open_file(const char *path, const ember_options *options, ember_error *error)
+{
+    size_t size;
+    if (error) memset(error, 0, sizeof *error);
+    if (!path) {
+        fail(error, EMBER_BAD_ARGUMENT, "the path is missing");
+        return NULL;
+    }
+    uint8_t *bytes = file_read(path, limit_of(options), &size, error);
+    ember_model *model = bytes ? ember_open(bytes, size, options, error) : NULL;
+    free(bytes);
     return model;
 }
 

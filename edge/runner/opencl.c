@@ -1,3 +1,4 @@
+#define _GNU_SOURCE /* secure_getenv */
 #include "opencl.h"
 
 #include <dlfcn.h>
@@ -16,6 +17,11 @@
 #define DEVICE_EXTENSIONS 0x1030
 #define TYPE_CPU 2u
 #define TYPE_ALL 0xffffffffu
+
+/* A program with more rights than its user loads nothing that its user names. Android's apps have but their own. */
+#ifdef __ANDROID__
+#define secure_getenv getenv
+#endif
 
 #define MAX_PLATFORMS 16
 #define MAX_EXTENSIONS 65536
@@ -48,7 +54,7 @@ static int load_functions(void *library, opencl_functions *call)
            LOAD(CreateContext) && LOAD(ReleaseContext) && LOAD(CreateCommandQueue) && LOAD(ReleaseCommandQueue) &&
            LOAD(CreateBuffer) && LOAD(ReleaseMemObject) && LOAD(CreateProgramWithSource) && LOAD(BuildProgram) &&
            LOAD(GetProgramBuildInfo) && LOAD(ReleaseProgram) && LOAD(CreateKernel) && LOAD(ReleaseKernel) &&
-           LOAD(GetKernelInfo) && LOAD(GetKernelWorkGroupInfo) && LOAD(SetKernelArg) && LOAD(EnqueueNDRangeKernel) &&
+           LOAD(GetKernelInfo) && LOAD(GetKernelArgInfo) && LOAD(GetKernelWorkGroupInfo) && LOAD(SetKernelArg) && LOAD(EnqueueNDRangeKernel) &&
            LOAD(EnqueueWriteBuffer) && LOAD(EnqueueReadBuffer) && LOAD(Finish);
 }
 
@@ -143,7 +149,7 @@ int opencl_load(opencl *out, const char *library, const char *platform, ember_er
 {
     int loaded = 0;
     memset(out, 0, sizeof *out);
-    if (!library) library = getenv("EMBER_OPENCL_LIBRARY");
+    if (!library) library = secure_getenv("EMBER_OPENCL_LIBRARY");
     if (library && *library) {
         if (try_library(out, library, platform, &loaded)) return 1;
     } else {
@@ -162,7 +168,10 @@ int opencl_suits(const opencl_device *device, const plan *wanted, ember_error *e
     if (wanted->int64 && !device->has_int64)
         return fail(error, EMBER_BAD_DEVICE, "'%s' has no 64-bit integers, which this network needs: run the .tflite",
                     device->name);
-    if (wanted->lanes > device->group_items || wanted->local_bytes > device->local_bytes)
+    if (wanted->local_bytes > device->local_bytes)
+        return fail(error, EMBER_BAD_DEVICE, "'%s' has %llu bytes of local memory for a group, the plan needs %llu",
+                    device->name, (unsigned long long)device->local_bytes, (unsigned long long)wanted->local_bytes);
+    if (wanted->lanes > device->group_items)
         return fail(error, EMBER_BAD_DEVICE, "'%s' has groups of at most %zu work-items, the plan needs %u",
                     device->name, device->group_items, (unsigned)wanted->lanes);
     for (uint32_t i = 0; i < wanted->buffer_count; i++)

@@ -1,4 +1,4 @@
-/* OpenCL 1.1 and later, loaded at run time: no header and no library is needed to build. */
+/* OpenCL 1.2 and later, loaded at run time: no header and no library is needed to build. */
 #ifndef EMBER_OPENCL_H
 #define EMBER_OPENCL_H
 
@@ -27,6 +27,7 @@ typedef struct opencl_functions {
     opencl_handle (*CreateKernel)(opencl_handle, const char *, int32_t *);
     int32_t (*ReleaseKernel)(opencl_handle);
     int32_t (*GetKernelInfo)(opencl_handle, uint32_t, size_t, void *, size_t *);
+    int32_t (*GetKernelArgInfo)(opencl_handle, uint32_t, uint32_t, size_t, void *, size_t *);
     int32_t (*GetKernelWorkGroupInfo)(opencl_handle, opencl_handle, uint32_t, size_t, void *, size_t *);
     int32_t (*SetKernelArg)(opencl_handle, uint32_t, size_t, const void *);
     int32_t (*EnqueueNDRangeKernel)(opencl_handle, opencl_handle, uint32_t, const size_t *, const size_t *,

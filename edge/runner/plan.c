@@ -16,7 +16,7 @@
 #define MAX_BUFFER_BYTES (INT64_C(1) << 33)
 #define MAX_STRETCH_BYTES (INT64_C(1) << 28)
 #define MAX_STEP INT64_C(0x7fffffff)
-#define MAX_ITEMS INT64_C(0x7fffffff)
+#define MAX_ITEMS UINT64_C(0x7fffffff)
 #define MAX_INTEGER ((INT64_C(1) << 53) - 1)
 
 /* What the reading of one plan looks at. */
@@ -27,19 +27,12 @@ typedef struct reader {
     uint32_t kernels; /* the object of sources and digests */
     span constants;
     plan *out;
-    ember_error *error;
 } reader;
 
-static int is_text(span text, const char *what, const char *other)
+static float float_of(uint32_t bits)
 {
-    return span_is(text, what) ? 1 : span_is(text, other) ? 0 : -1;
-}
-
-static float float_of(int64_t bits)
-{
-    const uint32_t word = (uint32_t)bits;
     float value;
-    memcpy(&value, &word, sizeof value);
+    memcpy(&value, &bits, sizeof value);
     return value;
 }
 
@@ -54,14 +47,6 @@ static int read_unsigned(const json *document, uint32_t value, int64_t low, int6
     return 1;
 }
 
-static int read_uint32(const json *document, uint32_t value, int64_t low, int64_t high, const char *name, uint32_t *out)
-{
-    uint64_t number;
-    if (!read_unsigned(document, value, low, high, name, &number)) return 0;
-    *out = (uint32_t)number;
-    return 1;
-}
-
 /* A list of `count` integers. */
 static int read_list(const json *document, uint32_t list, uint32_t count, int64_t low, int64_t high, const char *name,
                      uint64_t *out)
@@ -73,12 +58,13 @@ static int read_list(const json *document, uint32_t list, uint32_t count, int64_
     return 1;
 }
 
+/* `count` real numbers: a channel each, so 3 at most. */
 static int read_floats(const json *document, uint32_t list, uint32_t count, const char *name, float *out)
 {
     uint64_t bits[3];
-    if (count > 3 || !read_list(document, list, count, 0, UINT32_MAX, name, bits)) return 0;
+    if (!read_list(document, list, count, 0, UINT32_MAX, name, bits)) return 0;
     for (uint32_t i = 0; i < count; i++) {
-        out[i] = float_of((int64_t)bits[i]);
+        out[i] = float_of((uint32_t)bits[i]);
         if (!is_finite(out[i])) return json_wrong(document, name, "finite numbers");
     }
     return 1;
@@ -100,31 +86,23 @@ static int check_sources(const reader *r)
 {
     const json *document = r->document;
     for (uint32_t at = r->kernels + 1; at < document->nodes[r->kernels].next; at = document->nodes[at + 1].next) {
-        uint8_t own[SHA256_BYTES];
         span name, digest;
         if (!json_plain(document, at, 1, PLAN_MAX_NAME, "kernels", &name)) return 0;
         if (!json_plain(document, at + 1, 64, 64, "kernels", &digest)) return 0;
         const span *found = container_part(r->held, KERNEL_FOLDER, name);
         if (!found || found->size > MAX_SOURCE_BYTES)
             return json_wrong(document, "kernels", "names of sources in the bundle");
-        sha256(found->at, found->size, own);
-        if (!sha256_is(own, (const char *)digest.at))
-            return json_wrong(document, "kernels", "digests of the sources in the bundle");
+        if (!sha256_is(found->at, found->size, digest.at))
+            return json_wrong(document, "kernels", "the digests of the sources in the bundle");
     }
     return 1;
 }
 
-/* The source of this name, which the plan must list. */
 static int find_source(const reader *r, span name, span *source)
 {
-    const json *document = r->document;
-    for (uint32_t at = r->kernels + 1; at < document->nodes[r->kernels].next; at = document->nodes[at + 1].next) {
-        const span listed = {document->text.at + document->nodes[at].start, document->nodes[at].size};
-        if (listed.size != name.size || memcmp(listed.at, name.at, name.size) != 0) continue;
-        *source = *container_part(r->held, KERNEL_FOLDER, name);
-        return 1;
-    }
-    return json_wrong(document, "source", "among the kernels");
+    if (!json_find(r->document, r->kernels, name)) return json_wrong(r->document, "source", "among the kernels");
+    *source = *container_part(r->held, KERNEL_FOLDER, name);
+    return 1;
 }
 
 static int read_buffers(const reader *r, uint32_t list)
@@ -159,7 +137,7 @@ static int read_programs(const reader *r, uint32_t list)
     plan *out = r->out;
     if (!json_holds(document, list, JSON_ARRAY, 1, MAX_PROGRAMS, "programs", &out->program_count)) return 0;
     out->programs = allocate(out->program_count, sizeof *out->programs);
-    if (!out->programs) return fail(r->error, EMBER_NO_MEMORY, "plan: no memory");
+    if (!out->programs) return fail(document->error, EMBER_NO_MEMORY, "plan: no memory");
     uint32_t at = list + 1;
     for (uint32_t i = 0; i < out->program_count; i++, at = document->nodes[at].next) {
         uint32_t fields[2], count;
@@ -183,31 +161,33 @@ static int read_programs(const reader *r, uint32_t list)
 
 static int read_argument(const reader *r, uint32_t list, plan_argument *out)
 {
+    static const struct {
+        const char *word, *types[5]; /* OpenCL's name for so many numbers */
+        int64_t low, high;
+    } kinds[] = {
+        {"buffer", {NULL, "a buffer", NULL, NULL, NULL}, 0, PLAN_MAX_BUFFERS - 1},
+        {"i32", {NULL, "int", "int2", NULL, "int4"}, INT32_MIN, INT32_MAX},
+        {"u32", {NULL, "uint", "uint2", NULL, "uint4"}, 0, UINT32_MAX},
+        {"f32", {NULL, "float", "float2", NULL, "float4"}, 0, UINT32_MAX},
+    };
     const json *document = r->document;
-    uint32_t count;
-    span kind;
+    uint32_t count, kind = 0, at = list + 2;
+    span word;
     if (!json_holds(document, list, JSON_ARRAY, 2, 5, "arguments", &count)) return 0;
-    if (!json_plain(document, list + 1, 1, 8, "arguments", &kind)) return 0;
+    if (!json_plain(document, list + 1, 1, 8, "arguments", &word)) return 0;
+    while (kind < 4 && !span_is(word, kinds[kind].word)) kind++;
     out->count = count - 1;
-    out->kind = PLAN_NUMBERS;
-    int64_t low = 0, high = UINT32_MAX;
-    if (span_is(kind, "buffer")) {
-        out->kind = PLAN_BUFFER;
-        high = (int64_t)r->out->buffer_count - 1;
-    } else if (span_is(kind, "i32")) {
-        low = INT32_MIN;
-        high = INT32_MAX;
-    } else if (!span_is(kind, "u32") && !span_is(kind, "f32")) {
-        return json_wrong(document, "arguments", "lists that begin with buffer, i32, u32 or f32");
-    }
-    if (out->count == 3 || (out->kind == PLAN_BUFFER && out->count != 1))
-        return json_wrong(document, "arguments", "one buffer, or 1, 2 or 4 numbers");
-    uint32_t at = list + 2;
+    if (kind == 4 || !kinds[kind].types[out->count])
+        return json_wrong(document, "arguments", "a word and numbers: one buffer, or 1, 2 or 4 of i32, u32 or f32");
+    out->type = kinds[kind].types[out->count];
+    out->is_buffer = kind == 0;
     for (uint32_t i = 0; i < out->count; i++, at = document->nodes[at].next) {
         int64_t number;
-        if (!json_integer(document, at, low, high, "arguments", &number)) return 0;
+        if (!json_integer(document, at, kinds[kind].low, kinds[kind].high, "arguments", &number)) return 0;
         out->words[i] = (uint32_t)number;
     }
+    if (out->is_buffer && out->words[0] >= r->out->buffer_count)
+        return json_wrong(document, "arguments", "numbers of the plan's buffers");
     return 1;
 }
 
@@ -219,12 +199,16 @@ static int read_launch(const reader *r, uint32_t object, plan_launch *launch, ui
     uint32_t fields[5];
     uint64_t local[3];
     if (!json_fields(document, object, names, 5, 0, fields)) return 0;
-    if (!read_uint32(document, fields[0], 0, (int64_t)out->program_count - 1, "program", &launch->program)) return 0;
+    if (!json_count(document, fields[0], 0, out->program_count - 1, "program", &launch->program)) return 0;
     if (!read_name(document, fields[1], "_", "kernel", launch->kernel)) return 0;
     if (!read_list(document, fields[2], 3, 1, MAX_ITEMS, "global", launch->items)) return 0;
     if (!read_list(document, fields[3], 3, 1, MAX_LANES, "local", local)) return 0;
     if (local[0] != out->lanes || local[1] != 1 || local[2] != 1 || launch->items[0] % out->lanes != 0)
         return json_wrong(document, "local", "[lanes, 1, 1], and divide the work-items");
+    /* Drivers multiply them, those of 32 bits in 32 bits. */
+    if (launch->items[1] > MAX_ITEMS / launch->items[0] ||
+        launch->items[2] > MAX_ITEMS / (launch->items[0] * launch->items[1]))
+        return json_wrong(document, "global", "fewer than 2^31 work-items in all");
     if (!json_holds(document, fields[4], JSON_ARRAY, 0, PLAN_MAX_ARGUMENTS, "arguments", &launch->argument_count))
         return 0;
     launch->first_argument = *next_argument;
@@ -239,12 +223,12 @@ static int read_launches(const reader *r, uint32_t list, uint32_t first)
     const json *document = r->document;
     plan *out = r->out;
     if (!json_holds(document, list, JSON_ARRAY, 1, MAX_LAUNCHES, "launches", &out->launch_count)) return 0;
-    if (!read_uint32(document, first, 0, (int64_t)out->launch_count, "first", &out->first)) return 0;
+    if (!json_count(document, first, 0, out->launch_count, "first", &out->first)) return 0;
     /* An argument is a list of a word and a number at least: three values. */
     const uint32_t most = (document->nodes[list].next - list) / 3 + 1;
     out->launches = allocate(out->launch_count, sizeof *out->launches);
     out->arguments = allocate(most, sizeof *out->arguments);
-    if (!out->launches || !out->arguments) return fail(r->error, EMBER_NO_MEMORY, "plan: no memory");
+    if (!out->launches || !out->arguments) return fail(document->error, EMBER_NO_MEMORY, "plan: no memory");
     uint32_t at = list + 1, next_argument = 0;
     for (uint32_t i = 0; i < out->launch_count; i++, at = document->nodes[at].next)
         if (!read_launch(r, at, out->launches + i, &next_argument)) return 0;
@@ -260,7 +244,7 @@ static int read_input(const reader *r, uint32_t object)
     uint32_t fields[4];
     uint64_t stretch[2], shape[3], steps[3];
     if (!json_fields(document, object, names, 4, 0, fields)) return 0;
-    if (!read_uint32(document, fields[0], 0, (int64_t)out->buffer_count - 1, "buffer", &out->input)) return 0;
+    if (!json_count(document, fields[0], 0, out->buffer_count - 1, "buffer", &out->input)) return 0;
     if (!read_list(document, fields[1], 2, 0, MAX_BUFFER_BYTES, "stretch", stretch)) return 0;
     if (!read_list(document, fields[2], 3, 1, MAX_STEP, "shape", shape)) return 0;
     if (!read_list(document, fields[3], 3, 0, MAX_STEP, "steps", steps)) return 0;
@@ -290,13 +274,13 @@ static int read_output(const reader *r, uint32_t object)
     int64_t zero_point;
     span type;
     if (!json_fields(document, object, names, 6, 0, fields)) return 0;
-    if (!read_uint32(document, fields[0], 0, (int64_t)out->buffer_count - 1, "buffer", &out->output)) return 0;
+    if (!json_count(document, fields[0], 0, out->buffer_count - 1, "buffer", &out->output)) return 0;
     if (!json_plain(document, fields[1], 2, 3, "type", &type)) return 0;
-    if (is_text(type, "f32", "s8") != out->floating)
+    if (!span_is(type, out->floating ? "f32" : "s8"))
         return json_wrong(document, "type", "s8 for int8, f32 for float32");
     if (!read_unsigned(document, fields[2], 0, MAX_BUFFER_BYTES, "at", &out->output_at)) return 0;
-    if (!read_uint32(document, fields[3], 1, UINT32_MAX, "count", &out->output_count)) return 0;
-    if (!read_uint32(document, fields[4], 0, UINT32_MAX, "scale", &scale)) return 0;
+    if (!json_count(document, fields[3], 1, UINT32_MAX, "count", &out->output_count)) return 0;
+    if (!json_count(document, fields[4], 0, UINT32_MAX, "scale", &scale)) return 0;
     if (!json_integer(document, fields[5], -128, 127, "zero_point", &zero_point)) return 0;
     const uint64_t item = out->floating ? 4 : 1;
     if (out->output_count != r->ends->scores || out->output_at % item ||
@@ -312,21 +296,24 @@ static int read_plan(const reader *r, uint32_t object)
 {
     static const char *const names[] = {"name",    "precision", "family", "lanes",    "local_bytes", "int64",
                                         "buffers", "programs",  "first",  "launches", "input",       "output"};
+    static const char *const plan_names[2][2] = {{"int8-cpu", "int8-gpu"}, {"float32-cpu", "float32-gpu"}};
     const json *document = r->document;
     plan *out = r->out;
     uint32_t fields[12], int64;
-    span precision, family;
+    span name, precision, family;
     if (!json_fields(document, object, names, 12, 0, fields)) return 0;
-    if (!read_name(document, fields[0], "._-", "name", out->name)) return 0;
+    if (!json_plain(document, fields[0], 1, PLAN_MAX_NAME, "name", &name)) return 0;
     if (!json_plain(document, fields[1], 1, 8, "precision", &precision)) return 0;
     if (!json_plain(document, fields[2], 1, 8, "family", &family)) return 0;
-    out->floating = is_text(precision, "float32", "int8");
-    out->gpu = is_text(family, "gpu", "cpu");
-    if (out->floating < 0) return json_wrong(document, "precision", "int8 or float32");
-    if (out->gpu < 0) return json_wrong(document, "family", "cpu or gpu");
-    if (!read_uint32(document, fields[3], 1, out->gpu ? MAX_LANES : 1, "lanes", &out->lanes)) return 0;
+    out->floating = span_is(precision, "float32");
+    out->gpu = span_is(family, "gpu");
+    out->name = plan_names[out->floating][out->gpu];
+    if (!out->floating && !span_is(precision, "int8")) return json_wrong(document, "precision", "int8 or float32");
+    if (!out->gpu && !span_is(family, "cpu")) return json_wrong(document, "family", "cpu or gpu");
+    if (!span_is(name, out->name)) return json_wrong(document, "name", "its precision, a dash and its family");
+    if (!json_count(document, fields[3], 1, out->gpu ? MAX_LANES : 1, "lanes", &out->lanes)) return 0;
     if (!read_unsigned(document, fields[4], 0, 1 << 20, "local_bytes", &out->local_bytes)) return 0;
-    if (!read_uint32(document, fields[5], 0, 1, "int64", &int64)) return 0;
+    if (!json_count(document, fields[5], 0, 1, "int64", &int64)) return 0;
     out->int64 = (int)int64;
     return read_buffers(r, fields[6]) && read_programs(r, fields[7]) && read_launches(r, fields[9], fields[8]) &&
            read_input(r, fields[10]) && read_output(r, fields[11]);
@@ -342,7 +329,7 @@ static int read_pixels(plan_list *out, const json *document, uint32_t object, ui
            read_floats(document, fields[1], channels, names[1], out->factors.shift);
 }
 
-static int read_document(plan_list *out, const container *held, const plan_ends *ends, ember_error *error)
+static int read_document(plan_list *out, const container *held, const plan_ends *ends)
 {
     static const char *const names[] = {"format", "network", "weights", "constants", "kernels", "plans", "pixels"};
     static const span prelude = {(const uint8_t *)"prelude.cl", 10};
@@ -359,13 +346,14 @@ static int read_document(plan_list *out, const container *held, const plan_ends 
     if (!json_holds(document, fields[4], JSON_OBJECT, 1, MAX_KERNELS, "kernels", NULL)) return 0;
     if (fields[6] && !read_pixels(out, document, fields[6], ends->channels)) return 0;
     if (!json_holds(document, fields[5], JSON_ARRAY, 1, PLAN_MAX_PLANS, "plans", &list)) return 0;
-    reader r = {document, held, ends, fields[4], *constants, NULL, error};
+    reader r = {document, held, ends, fields[4], *constants, NULL};
     if (!check_sources(&r) || !find_source(&r, prelude, &out->prelude)) return 0;
     uint32_t at = fields[5] + 1;
     for (uint32_t i = 0; i < list; i++, at = document->nodes[at].next) {
         r.out = out->plans + i;
         out->count++;
         if (!read_plan(&r, at)) return 0;
+        if (plans_find(out, r.out->floating, r.out->gpu) != r.out) return json_wrong(document, "name", "of one plan");
     }
     return 1;
 }
@@ -379,7 +367,7 @@ int plans_read(plan_list *out, const container *held, const plan_ends *ends, emb
     if (text->size > MAX_PLAN_BYTES)
         return fail(error, EMBER_BAD_FORMAT, "plan: %zu bytes, expected at most %u", text->size, MAX_PLAN_BYTES);
     if (!json_parse(&out->document, "plan", *text, error)) return 0;
-    return read_document(out, held, ends, error);
+    return read_document(out, held, ends);
 }
 
 void plans_free(plan_list *held)

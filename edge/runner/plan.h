@@ -22,10 +22,9 @@ typedef struct plan_program {
     uint32_t options; /* the JSON list: each checked */
 } plan_program;
 
-typedef enum plan_kind { PLAN_BUFFER, PLAN_NUMBERS } plan_kind;
-
 typedef struct plan_argument {
-    plan_kind kind;
+    const char *type; /* OpenCL's name of it: "int", "int2", "float4"; "a buffer" */
+    int is_buffer;
     uint32_t count;    /* of the numbers: 1, 2 or 4 */
     uint32_t words[4]; /* the buffer's number, or the numbers' bits */
 } plan_argument;
@@ -38,7 +37,7 @@ typedef struct plan_launch {
 } plan_launch;
 
 typedef struct plan {
-    char name[PLAN_MAX_NAME + 1];
+    const char *name; /* PRECISION-FAMILY: no two plans of a bundle have the same */
     int floating; /* precision float32, else int8 */
     int gpu;      /* family gpu, else cpu */
     int int64;
@@ -84,7 +83,7 @@ typedef struct plan_ends {
 int plans_read(plan_list *out, const container *held, const plan_ends *ends, ember_error *error);
 void plans_free(plan_list *held);
 
-/* The plan by its full name; null where there is none. */
+/* The plan of a precision and a family; null where there is none. */
 const plan *plans_find(const plan_list *held, int floating, int gpu);
 
 #endif

@@ -10,7 +10,7 @@
 /* The digest of `size` bytes. */
 void sha256(const void *bytes, size_t size, uint8_t digest[SHA256_BYTES]);
 
-/* Whether 64 lower-case hexadecimal digits say this digest. */
-int sha256_is(const uint8_t digest[SHA256_BYTES], const char *hexadecimal);
+/* Whether 64 lower-case hexadecimal digits are the digest of `size` bytes. */
+int sha256_is(const void *bytes, size_t size, const uint8_t *hexadecimal);
 
 #endif

@@ -8,9 +8,10 @@ from typing import Any
 
 from emberfleet.converters.bundle import build_bundle
 from emberfleet.converters.opencl.part import PLAN_FILE
-from emberfleet.core.bundle import Bundle, encode_bundle
-from emberfleet.core.manifest import Manifest
-from emberfleet.core.signing import SigningKey
+from emberfleet.core.archive import write_archive
+from emberfleet.core.bundle import MANIFEST_TYPE, Bundle, encode_bundle
+from emberfleet.core.manifest import ENVELOPE_NAME, Manifest
+from emberfleet.core.signing import SigningKey, sign_envelope
 from tests.runtime.stripes import trained
 
 KEY = SigningKey(bytes(range(32)))
@@ -35,3 +36,12 @@ def with_plan(data: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
     plan = json.loads(Bundle.open(data, [KEY.verify_key]).part(PLAN_FILE))
     change(plan)
     return with_parts(data, {PLAN_FILE: json.dumps(plan).encode()})
+
+
+def with_first_label(data: bytes, label: str) -> bytes:
+    """The bundle with another first label, whatever it is, signed by the same key."""
+    bundle = Bundle.open(data, [KEY.verify_key])
+    manifest = bundle.manifest.to_json()
+    manifest["labels"] = [label, *manifest["labels"][1:]]
+    envelope = sign_envelope(MANIFEST_TYPE, json.dumps(manifest).encode(), KEY)
+    return write_archive({ENVELOPE_NAME: envelope, **{name: bundle.part(name) for name in bundle.parts}})

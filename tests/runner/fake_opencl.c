@@ -4,6 +4,7 @@
  *
  *   FAKE_TYPE          cpu or gpu (gpu)            FAKE_GROUP         work-items of a group (1024)
  *   FAKE_KERNEL_GROUP  of every kernel's groups    FAKE_PROFILE       the device's profile (FULL_PROFILE)
+ *   FAKE_LOCAL         bytes of local memory       FAKE_OUTPUT        each byte that is read (1)
  *   FAKE_FAIL          which call of those that may fail does, counted from 1 (none) */
 #include <stddef.h>
 #include <stdint.h>
@@ -72,6 +73,7 @@ API int32_t clGetDeviceInfo(void *device, uint32_t what, size_t room, void *targ
 {
     const char *type = getenv("FAKE_TYPE"), *profile = getenv("FAKE_PROFILE");
     const uint64_t kind = type && strcmp(type, "cpu") == 0 ? 2 : 4, large = 1 << 30;
+    const uint64_t local = number("FAKE_LOCAL", 32768);
     const size_t group = number("FAKE_GROUP", 1024), axes[3] = {group, group, group};
     (void)device;
     if (!profile) profile = "FULL_PROFILE";
@@ -82,6 +84,7 @@ API int32_t clGetDeviceInfo(void *device, uint32_t what, size_t room, void *targ
     case 0x102b: return give("a device of nothing", 20, room, target, wanted);
     case 0x102e: return give(profile, strlen(profile) + 1, room, target, wanted);
     case 0x1030: return give("cl_khr_none", 12, room, target, wanted);
+    case 0x1023: return give(&local, sizeof local, room, target, wanted);
     default: return give(&large, sizeof large, room, target, wanted);
     }
 }
@@ -125,25 +128,49 @@ API int32_t clGetProgramBuildInfo(void *program, void *device, uint32_t what, si
     return give("it failed\nas asked", 19, room, target, wanted);
 }
 
-static uint32_t arguments;
+/* Our kernels and the types of their parameters. */
+static const char *const kernels[][2] = {
+    {"fill_s8", "char* int int int int"},
+    {"quantize_s8", "float* char* int4 int4 float4"},
+    {"conv2d_forward_s8", "char* char* int* char* int4 int2 int4 int2 int4"},
+    {"max_pool_s8", "char* char* int4 int4 int4 int4 int2"},
+    {"add_s8", "char* char* char* int4 int4 int4 int2 int2 int4 int4 int4"},
+    {"average_pool_s8", "char* char* int4 int4 int2"},
+    {"conv2d_forward_f32", "float* float* float* float* int4 int4 int4 int4 int4 float4 float"},
+    {"max_pool_forward_f32", "float* float* int4 int4 int4 int4 int4"},
+    {"clear_halo_f32", "float* int int4 int4"},
+    {"add_f32", "float* float* float* int4 int4 int4 int4 int"},
+    {"global_average_pool_forward_f32", "float* float* int4 int4 int4 float"},
+};
+
+static const char *parameters = ""; /* of the kernel made last */
 
 API void *clCreateKernel(void *program, const char *name, int32_t *code)
 {
     (void)program;
-    /* How many arguments our kernels of this name have. */
-    arguments = strcmp(name, "fill_s8") == 0 || strcmp(name, "quantize_s8") == 0 || strcmp(name, "average_pool_s8") == 0
-                    ? 5
-                : strcmp(name, "conv2d_forward_s8") == 0 ? 9
-                : strcmp(name, "add_s8") == 0            ? 11
-                                                         : 7;
+    for (size_t i = 0; i < sizeof kernels / sizeof kernels[0]; i++)
+        if (strcmp(name, kernels[i][0]) == 0) parameters = kernels[i][1];
     return object(code);
 }
 
 API int32_t clGetKernelInfo(void *kernel, uint32_t what, size_t room, void *target, size_t *wanted)
 {
     (void)kernel, (void)what;
+    uint32_t count = 1;
+    for (const char *at = parameters; *at; at++) count += *at == ' ';
     const int32_t code = fails();
-    return code ? code : give(&arguments, sizeof arguments, room, target, wanted);
+    return code ? code : give(&count, sizeof count, room, target, wanted);
+}
+
+API int32_t clGetKernelArgInfo(void *kernel, uint32_t index, uint32_t what, size_t room, void *target, size_t *wanted)
+{
+    (void)kernel, (void)what;
+    char type[16] = "";
+    const char *at = parameters;
+    for (uint32_t i = 0; i < index; i++) at = strchr(at, ' ') + 1;
+    memcpy(type, at, strcspn(at, " "));
+    const int32_t code = fails();
+    return code ? code : give(type, strlen(type) + 1, room, target, wanted);
 }
 
 API int32_t clGetKernelWorkGroupInfo(void *kernel, void *device, uint32_t what, size_t room, void *target,
@@ -180,7 +207,7 @@ API int32_t clEnqueueReadBuffer(void *queue, void *buffer, uint32_t waits, size_
                                 uint32_t count, void *const *before, void **event)
 {
     (void)queue, (void)buffer, (void)waits, (void)at, (void)count, (void)before, (void)event;
-    memset(bytes, 1, size);
+    memset(bytes, (int)number("FAKE_OUTPUT", 1), size);
     return fails();
 }
 

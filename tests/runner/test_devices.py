@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from tests.runner.building import run
 from tests.runner.bundles import signed_bundle
 
 MOST_CALLS = 1000
+SOMEBODY = 65534
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,30 @@ def test_a_plan_asked_for_by_name_is_not_replaced(folder: Path) -> None:
     assert "groups of at most 16 work-items, the plan needs 64" in done.stderr
 
 
+def test_a_device_of_little_local_memory_is_told_how_much_is_needed(folder: Path) -> None:
+    done = _run(folder, "--plan", "gpu", FAKE_LOCAL="16")
+    assert done.returncode == 1
+    assert "has 16 bytes of local memory for a group, the plan needs" in done.stderr
+
+
+def test_a_program_with_the_rights_of_another_loads_no_library_of_its_user(folder: Path, built: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a program that runs as somebody else")
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        driver, program = Path(made, "fake.so"), Path(made, "ember-run")
+        shutil.copy(folder / "fake.so", driver)
+        shutil.copy(built / "ember-run", program)
+        assert "a device of nothing" in run(program, "--list", EMBER_OPENCL_LIBRARY=str(driver)).stdout
+        os.chown(program, SOMEBODY, SOMEBODY)
+        program.chmod(0o4755)
+        if os.statvfs(made).f_flag & os.ST_NOSUID:
+            pytest.skip("this file system runs no program as somebody else")
+        done = run(program, "--list", EMBER_OPENCL_LIBRARY=str(driver))
+        assert "a device of nothing" not in done.stdout
+        assert "a device of nothing" in run(program, "--list", "--library", driver).stdout
+
+
 def test_a_device_without_64_bit_integers_runs_no_int8(folder: Path) -> None:
     done = _run(folder, FAKE_PROFILE="EMBEDDED_PROFILE")
     assert done.returncode == 1
@@ -82,3 +110,10 @@ def test_every_failure_of_a_driver_is_told_and_leaves_nothing_behind(folder: Pat
     assert done.returncode == 0, "the driver failed at a call that the runner makes no more"
     assert any("it failed as asked" in text for text in told)
     assert len(told) >= 8
+
+
+def test_scores_that_are_no_numbers_are_null(folder: Path) -> None:
+    image = ("--input", str(folder / "image.pgm"))
+    done = _run(folder, *image, "--precision", "float32", FAKE_OUTPUT="255")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout, parse_constant=pytest.fail)["scores"] == [None] * 5

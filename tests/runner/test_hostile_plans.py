@@ -44,6 +44,8 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "no lanes": ("lanes", _set(*FIRST, "lanes", to=0)),
     "lanes of the other family": ("lanes", _set(*FIRST, "lanes", to=64)),
     "an unknown precision": ("precision", _set(*FIRST, "precision", to="int4")),
+    "a name of another plan": ("name", _set(*FIRST, "name", to="float32-gpu")),
+    "two plans of one name": ("name", lambda plan: plan["plans"].append(plan["plans"][0])),
     "no buffers": ("buffers", _set(*FIRST, "buffers", to=[])),
     "a buffer without bytes": ("bytes", _set(*FIRST, "buffers", 0, "bytes", to=0)),
     "a buffer of all memory": ("bytes", _set(*FIRST, "buffers", 0, "bytes", to=HUGE)),
@@ -60,6 +62,8 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "a kernel's name without end": ("kernel", _set(*LAUNCH, "kernel", to="k" * 65)),
     "no work-items": ("global", _set(*LAUNCH, "global", to=[0, 1, 1])),
     "work-items beyond 31 bits": ("global", _set(*LAUNCH, "global", to=[1 << 31, 1, 1])),
+    "axes whose product is beyond them": ("global", _set(*LAUNCH, "global", to=[1 << 16, 1 << 15, 1])),
+    "axes whose product wraps around": ("global", _set(*LAUNCH, "global", to=[1 << 24, 1 << 24, 1 << 16])),
     "groups of another size": ("local", _set(*LAUNCH, "local", to=[2, 1, 1])),
     "groups on two axes": ("local", _set(*LAUNCH, "local", to=[1, 2, 1])),
     "an argument without a kind": ("arguments", _set(*LAUNCH, "arguments", 0, to=[])),
@@ -131,7 +135,13 @@ def test_a_plan_that_is_no_plain_json_is_refused(ember: Ember, bundle: bytes, te
     [
         ("takes 5 arguments, the plan gives 1", _set(*LAUNCH, "arguments", to=[["buffer", 0]])),
         ("making a kernel", _set(*LAUNCH, "kernel", to="no_such_kernel")),
-        ("arguments", _set(*LAUNCH, "arguments", 1, to=["i32", 1, 2])),
+        ("is of type 'int', the plan gives int2", _set(*LAUNCH, "arguments", 1, to=["i32", 1, 2])),
+        ("is of type 'int', the plan gives uint", _set(*LAUNCH, "arguments", 1, to=["u32", 1])),
+        ("is of type 'int', the plan gives float", _set(*LAUNCH, "arguments", 1, to=["f32", 1])),
+        ("is of type 'int', the plan gives a buffer", _set(*LAUNCH, "arguments", 1, to=["buffer", 0])),
+        # As large as a handle: a driver that took it for one would follow it as an address.
+        ("the plan gives uint2", _set(*LAUNCH, "arguments", 0, to=["u32", 0x41414141, 0x41414141])),
+        ("the plan gives int", _set(*LAUNCH, "arguments", 0, to=["i32", 0x41414141])),
     ],
 )
 def test_what_only_the_driver_can_see_is_refused_too(

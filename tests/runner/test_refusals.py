@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from emberfleet.core.errors import EmberError as PythonError
 from emberfleet.core.errors import SignatureError
 from emberfleet.core.signing import VerifyKey
 from tests.runner.building import build
-from tests.runner.bundles import KEY, OTHER_KEY, TRUSTED
+from tests.runner.bundles import KEY, OTHER_KEY, TRUSTED, with_first_label
 from tests.runner.ember import Ember, EmberError, Status
 
 NOWHERE = "libnowhere.so"
@@ -155,3 +156,44 @@ def test_without_libcrypto_only_what_the_caller_verified_opens(
     with pytest.raises(EmberError) as caught:
         ember.open(bundle, verified=True, opencl_library=NOWHERE)
     assert caught.value.status == Status.NO_OPENCL
+
+
+@pytest.fixture(scope="module")
+def beside_fake(tmp_path_factory: pytest.TempPathFactory) -> Ember:
+    """The library, whose libcrypto is fake_libcrypto.c."""
+    folder = tmp_path_factory.mktemp("fake-libcrypto")
+    crypto, source = folder / "crypto.so", Path(__file__).with_name("fake_libcrypto.c")
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    extra = f"-DEMBER_CRYPTO_LIBRARIES='\"{crypto}\"'"
+    library = build(folder, "gcc", "libember.so", extra=extra) / "libember.so"
+    subprocess.run(["gcc", *flags, "-o", str(crypto), str(source)], check=True, timeout=60)
+    return Ember(library)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("FAKE_VERDICT", "1", Status.NO_OPENCL),
+        ("FAKE_VERDICT", "0", Status.BAD_SIGNATURE),
+        ("FAKE_VERDICT", "-1", Status.BAD_SIGNATURE),
+        ("FAKE_VERDICT", "2", Status.BAD_SIGNATURE),
+        ("FAKE_NO_KEY", "", Status.NO_VERIFIER),
+        ("FAKE_NO_START", "", Status.NO_VERIFIER),
+    ],
+)
+def test_only_a_clear_yes_of_libcrypto_is_one(
+    beside_fake: Ember,
+    bundle: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    expected: Status,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert _status(beside_fake, bundle) == expected
+
+
+@pytest.mark.parametrize("label", ["a\x1b[2J", "a\x7f", "a\x9b2J", "", "l" * 101])
+def test_a_label_that_would_steer_a_terminal_is_refused(ember: Ember, bundle: bytes, label: str) -> None:
+    with pytest.raises(EmberError, match="labels"):
+        ember.open(with_first_label(bundle, label), TRUSTED, opencl_library=NOWHERE)
