@@ -33,7 +33,7 @@ from emberfleet.runtime.measuring import MeasuredProcess, interleave, serve
 
 SIZE = 1_250_000
 BITS = 8
-MANY, QUICK = 1000, 300
+MANY, QUICK = 1000, 100
 HEAVIEST = 1000
 NEIGHBOURS, THRESHOLD = 20, 11
 CORRUPT, DROPOUT = 0.05, 0.3

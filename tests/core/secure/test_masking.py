@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 import random
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,8 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emberfleet.core.errors import FormatError, RoundError, ShapeError
-from emberfleet.core.secure.agreement import MaskKey, RoundContext, pair_sign, rounding_seed, self_seed
-from emberfleet.core.secure.coordinates import Coordinates
 from emberfleet.core.secure.layout import SumLayout
 from emberfleet.core.secure.masking import (
     Mask,
@@ -25,129 +23,15 @@ from emberfleet.core.secure.masking import (
     read_sum,
     sum_masks,
 )
-from emberfleet.core.secure.neighbours import harary_graph, permute
 from emberfleet.core.secure.packing import BLOCK, unpack
 from emberfleet.core.secure.ring import Ring
 from emberfleet.core.secure.rounding import round_change
-from emberfleet.core.secure.shamir import Share, combine_shares, split_secret
 from emberfleet.core.updates import TensorPlan, UpdatePlan, unflatten_update
 from tests.core.secure import twins
+from tests.core.secure.fleets import SEEDS, Fleet, fleets, plan_of
 
 SEED = bytes(range(32))
-SEEDS = st.binary(min_size=32, max_size=32)
 MASKS = st.lists(st.builds(Mask, SEEDS, st.sampled_from([1, -1])), max_size=4)
-
-
-def plan_of(size: int, bits: int = 8) -> UpdatePlan:
-    return UpdatePlan((TensorPlan("a", (size // 2,), 0.5), TensorPlan("b", (size - size // 2,), 2.0)), bits)
-
-
-@dataclass
-class Device:
-    """What one device holds and sends in a round, by the functions under test."""
-
-    device_id: str
-    key: MaskKey
-    secret: bytes
-    change: np.ndarray
-    samples: int
-
-    def masks(self, neighbours: list[Device], context: RoundContext) -> list[Mask]:
-        own = Mask(self_seed(self.secret, self.device_id, context), 1)
-        return [own, *(pair_mask(self.key, self.device_id, peer, context) for peer in neighbours)]
-
-    def upload(self, neighbours: list[Device], layout: SumLayout, context: RoundContext) -> bytes:
-        seed = rounding_seed(self.secret, self.device_id, context)
-        return mask_update(self.change, self.samples, layout, self.masks(neighbours, context), seed)
-
-    def integers(self, layout: SumLayout, context: RoundContext) -> np.ndarray:
-        seed = rounding_seed(self.secret, self.device_id, context)
-        return layout.ring.signed(round_change(self.change, self.samples, layout, seed)).astype(np.int64)
-
-
-def pair_mask(key: MaskKey, own_id: str, peer: Device, context: RoundContext) -> Mask:
-    seed = key.pair_seed(own_id, peer.device_id, peer.key.public, context)
-    return Mask(seed, pair_sign(own_id, peer.device_id))
-
-
-@dataclass
-class Fleet:
-    """A whole round: who takes part, who is whose neighbour, who vanished before uploading."""
-
-    devices: list[Device]
-    graph: tuple[tuple[int, ...], ...]
-    dropped: frozenset[int]
-    threshold: int
-    layout: SumLayout
-    context: RoundContext
-
-    @property
-    def alive(self) -> list[int]:
-        return [index for index in range(len(self.devices)) if index not in self.dropped]
-
-    def around(self, index: int) -> list[Device]:
-        return [self.devices[other] for other in self.graph[index]]
-
-    def uploads(self) -> list[bytes]:
-        return [self.devices[i].upload(self.around(i), self.layout, self.context) for i in self.alive]
-
-    def masks_left(self) -> list[Mask]:
-        """What the server takes out, from shares of exactly those that are there."""
-        found = []
-        for index, device in enumerate(self.devices):
-            gone = index in self.dropped
-            secret = self.recovered(index, device.key.secret() if gone else device.secret)
-            if gone:
-                key = MaskKey.recover(secret, device.key.public)
-                present = [self.devices[other] for other in self.graph[index] if other not in self.dropped]
-                # The survivors applied the opposite sign of what the vanished device would have.
-                found += [pair_mask(key, device.device_id, peer, self.context) for peer in present]
-            else:
-                found.append(Mask(self_seed(secret, device.device_id, self.context), 1).inverse())
-        return found
-
-    def recovered(self, index: int, secret: bytes) -> bytes:
-        points = [other + 1 for other in self.graph[index]]
-        shares = split_secret(secret, self.threshold, points, random.Random(index).randrange)
-        there = [share for share in shares if share.point - 1 not in self.dropped]
-        return combine_shares([Share.decode(share.encode(), share.point) for share in there], self.threshold)
-
-    def expected(self) -> tuple[np.ndarray, int]:
-        total = sum(self.devices[i].integers(self.layout, self.context) for i in self.alive)
-        weight = sum(self.layout.weigh(self.devices[i].samples) for i in self.alive)
-        return np.asarray(total), weight
-
-
-@st.composite
-def fleets(draw: st.DrawFn) -> Fleet:
-    cohort = draw(st.integers(3, 8))
-    degree = draw(st.sampled_from([*range(2, cohort - 1, 2), cohort - 1]))
-    graph = harary_graph(permute(draw(SEEDS), cohort), degree)
-    threshold = draw(st.integers(1, degree))
-    dropped: set[int] = set()
-    for index in draw(st.permutations(range(cohort)))[: draw(st.integers(0, cohort - 1))]:
-        tried = dropped | {index}
-        if all(len(set(around) - tried) >= threshold for around in graph):
-            dropped = tried
-    size = draw(st.integers(2, 60))
-    share = draw(st.sampled_from([None, 0.4]))
-    coordinates = None if share is None else Coordinates.of_share(draw(SEEDS), share)
-    layout = SumLayout(
-        plan_of(size, draw(st.sampled_from([8, 16]))), cohort, draw(st.integers(1, 300)), coordinates
-    )
-    numbers = np.random.default_rng(draw(st.integers(0, 2**32)))
-    devices = [
-        Device(
-            numbers.bytes(16).hex(),
-            MaskKey.generate(),
-            numbers.bytes(32),
-            numbers.uniform(-3, 3, size).astype(np.float32),
-            int(numbers.integers(1, 500)),
-        )
-        for _ in range(cohort)
-    ]
-    context = RoundContext(numbers.bytes(16).hex(), numbers.bytes(32))
-    return Fleet(devices, graph, frozenset(dropped), threshold, layout, context)
 
 
 @settings(max_examples=60, deadline=None)
@@ -271,6 +155,15 @@ def test_threads_share_the_work_without_changing_the_sum(parts: int, size: int) 
     assert (alone == together).all()
 
 
+def test_processes_share_the_work_too() -> None:
+    masks = [Mask(bytes([index]) * 32, (-1) ** index) for index in range(5)]
+    alone, together = np.zeros(70_000, "<u2"), np.zeros(70_000, "<u2")
+    add_masks(alone, masks)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        add_masks(together, masks, process, 2)
+    assert (alone == together).all()
+
+
 @given(MASKS, st.integers(1, 50))
 def test_a_masks_inverse_takes_it_out(masks: list[Mask], count: int) -> None:
     total = np.arange(count).astype("<u2")
@@ -295,6 +188,21 @@ def test_the_same_arguments_give_the_same_bytes() -> None:
     layout = SumLayout(plan_of(100), 5, 9)
     change, masks = np.full(100, 0.1001, np.float32), [Mask(bytes(32), 1)]
     assert mask_update(change, 3, layout, masks, SEED) == mask_update(change, 3, layout, masks, SEED)
+
+
+@given(st.binary(min_size=90, max_size=90), st.integers(1, 5), st.sampled_from([60, 63]))
+def test_whatever_bytes_of_the_right_length_are_read_as_the_plain_twin_reads_them_or_refused(
+    data: bytes, devices: int, size: int
+) -> None:
+    layout = SumLayout(plan_of(size), devices)
+    data = data[: layout.size_bytes]
+    total = empty_sum(layout)
+    try:
+        add_masked(total, data, layout)
+    except FormatError:
+        assert not total.any()
+        return
+    assert twins.pack(total.tolist(), layout.ring) == data
 
 
 @pytest.mark.parametrize("change", [-1, 1, 100])

@@ -1,8 +1,8 @@
 """Random numbers from a 32-byte seed that every device and server computes alike: the ChaCha20 keystream.
 
 The cipher is that of the `cryptography` library, keyed with the seed, with nonce and counter at zero: a seed
-serves one purpose and is derived for it. The library lets other threads run while it works on more than
-some kilobytes (measured with its version 50), so threads share the work of a server.
+serves one purpose and is derived for it. Whether the library lets other threads run meanwhile depends on its
+version (docs/decisions/secure-sums.md).
 """
 
 from __future__ import annotations

@@ -107,8 +107,8 @@ def add_masked(total: Array, data: bytes, layout: SumLayout) -> None:
 def add_masks(total: Array, masks: Sequence[Mask], executor: Executor | None = None, parts: int = 1) -> None:
     """Add masks (or, with their inverses, take them out) to words of the ring, in place.
 
-    With an executor, `parts` stretches of the vector are worked on at the same time: threads do, since
-    the cipher and numpy let each other run; processes do too.
+    With an executor, `parts` stretches of the vector are worked on at the same time. It may be one of
+    threads where the cipher lets them run at once (docs/decisions/secure-sums.md), else one of processes.
     """
     if executor is None or parts < 2:
         _add_part(total, masks, 0)
