@@ -18,6 +18,15 @@
 #define NO_VERIFIER \
     "nothing on this device verifies Ed25519 signatures: add com.google.crypto.tink:tink-android to the app"
 
+/* How many bytes follow the first of a character in UTF-8; -1 where none begins so. */
+static int following_bytes(uint8_t first)
+{
+    if (first < 0x80) return 0;
+    if ((first & 0xe0) == 0xc0) return 1;
+    if ((first & 0xf0) == 0xe0) return 2;
+    return (first & 0xf8) == 0xf0 ? 3 : -1;
+}
+
 /* JNI's own UTF-8 is not the standard's, so texts go over in UTF-16; what is no UTF-8 reads as U+FFFD. */
 static jstring java_text(JNIEnv *env, const char *text)
 {
@@ -26,7 +35,7 @@ static jstring java_text(JNIEnv *env, const char *text)
     jsize count = 0;
     if (!units) return NULL;
     while (at < end) {
-        const int more = *at < 0x80 ? 0 : (*at & 0xe0) == 0xc0 ? 1 : (*at & 0xf0) == 0xe0 ? 2 : (*at & 0xf8) == 0xf0 ? 3 : -1;
+        const int more = following_bytes(*at);
         uint32_t character = more < 0 ? REPLACEMENT : more ? *at & (0x3fu >> more) : *at;
         at++;
         for (int i = 0; i < more && character != REPLACEMENT; i++) {
@@ -102,7 +111,8 @@ JNIEXPORT jboolean JNICALL Java_dev_emberfleet_EmberModel_hasOpenCl(JNIEnv *env,
 }
 
 /* `keys` holds the trusted public keys one behind the other. */
-JNIEXPORT jlong JNICALL Java_dev_emberfleet_EmberModel_nativeOpen(JNIEnv *env, jclass kind, jbyteArray bundle, jbyteArray keys)
+JNIEXPORT jlong JNICALL Java_dev_emberfleet_EmberModel_nativeOpen(JNIEnv *env, jclass kind, jbyteArray bundle,
+                                                                   jbyteArray keys)
 {
     (void)kind;
     ember_error error = {0};

@@ -101,7 +101,8 @@ static int fit_stretch(const uint32_t *argb, uint32_t width, const axis *across,
         for (size_t i = 0; i < line; i++) {
             const int32_t *weights = down->weights + (size_t)h * down->most;
             int32_t sum = HALF;
-            for (uint32_t k = 0; k < down->count[h]; k++) sum += weights[k] * narrow[(down->first[h] - top + k) * line + i];
+            for (uint32_t k = 0; k < down->count[h]; k++)
+                sum += weights[k] * narrow[(down->first[h] - top + k) * line + i];
             out[h * line + i] = rounded(sum);
         }
     free(row);

@@ -24,7 +24,7 @@ final class Ed25519 {
 
     private Ed25519() {}
 
-    /** 1 where the key has signed the message, 0 where not, -1 where nothing here can tell. Called by the native half. */
+    /** 1 where the key has signed the message, 0 where not, -1 where nothing here can tell. C calls it. */
     static int verify(byte[] key, byte[] signature, byte[] message) {
         for (Provider provider : Security.getProviders()) {
             if (!provider.getName().startsWith(KEY_STORE)) {
