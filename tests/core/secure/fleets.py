@@ -32,6 +32,7 @@ class Device:
     device_id: str
     key: MaskKey
     secret: bytes
+    kept: bytes
     change: np.ndarray
     samples: int
 
@@ -40,13 +41,13 @@ class Device:
         return Member(self.device_id, self.key.public)
 
     def upload(self, neighbours: list[Device], layout: SumLayout, context: RoundContext) -> bytes:
-        seed = rounding_seed(self.secret, self.device_id, context)
+        seed = rounding_seed(self.kept, self.device_id, context)
         members = [peer.member for peer in neighbours]
         masks = masks_added(self.device_id, self.key, self.secret, members, context)
         return mask_update(self.change, self.samples, layout, masks, seed)
 
     def integers(self, layout: SumLayout, context: RoundContext) -> np.ndarray:
-        seed = rounding_seed(self.secret, self.device_id, context)
+        seed = rounding_seed(self.kept, self.device_id, context)
         return layout.ring.signed(round_change(self.change, self.samples, layout, seed)).astype(np.int64)
 
 
@@ -120,6 +121,7 @@ def fleets(draw: st.DrawFn) -> Fleet:
         Device(
             numbers.bytes(16).hex(),
             MaskKey.generate(),
+            numbers.bytes(32),
             numbers.bytes(32),
             numbers.uniform(-3, 3, size).astype(np.float32),
             int(numbers.integers(1, 500)),
