@@ -100,7 +100,7 @@ def test_a_budget_of_nothing_measures_nothing_and_says_how_to_go_on() -> None:
 
 def test_training_tunes_its_own_network_and_batch(tmp_path: Path) -> None:
     graph = built_in_model().graph
-    assert "defaults replaced" in tune_training("opencl", graph, 2, None)
+    assert "defaults replaced" in tune_training("opencl", graph, 2, None, seconds=600)
     kept = list((tmp_path / "emberfleet" / "opencl").glob("tiles-*.json"))
     assert len(kept) == 1
     found = json.loads(run("tune", "--batch", "2", "--predict", "0", "--seconds", "0", "--json"))

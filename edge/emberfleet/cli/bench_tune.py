@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from emberfleet.engine.opencl.tuning import Outcome, Report
     from emberfleet.train.trained import TrainedModel
 
+BUDGET_S = 8.0
+"""Of one tuning, unless the user says otherwise."""
+
 
 def tune(
     model: ModelArgument = "small",
     batch: Annotated[int, typer.Option(min=0, help="Images per training step; 0: no training.")] = 16,
     predict: Annotated[int, typer.Option(min=0, help="Images per prediction; 0: no prediction.")] = 1,
-    seconds: Annotated[float, typer.Option(min=0.0, help="Stop after about so long.")] = 8.0,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Stop after about so long.")] = BUDGET_S,
     again: Annotated[bool, typer.Option("--again", help="Measure what was measured before, too.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Most processor threads.")] = None,
     trust: TrustOption = None,
@@ -51,7 +54,9 @@ def tune(
         _show(report, str(tuned_tiles.file_of(device)))
 
 
-def tune_training(backend: str, graph: Graph, batch: int, threads: int | None) -> str:
+def tune_training(
+    backend: str, graph: Graph, batch: int, threads: int | None, seconds: float = BUDGET_S
+) -> str:
     """Tune a network's training step before it is trained on a backend; returns what to tell the user."""
     if backend != "opencl":
         return f"nothing to tune: computing with {backend}"
@@ -62,7 +67,8 @@ def tune_training(backend: str, graph: Graph, batch: int, threads: int | None) -
     from emberfleet.engine.optimizers import Sgd
 
     device = open_device(threads=threads)
-    return _summary(tuning.tune(device, [record_training(device, graph, TrainingSpec(batch, Sgd()))]))
+    program = record_training(device, graph, TrainingSpec(batch, Sgd()))
+    return _summary(tuning.tune(device, [program], seconds))
 
 
 def _programs(device: OpenCLDevice, model: TrainedModel, batch: int, predict: int) -> list[Program]:
