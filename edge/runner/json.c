@@ -286,7 +286,7 @@ int json_integer(const json *document, uint32_t value, int64_t low, int64_t high
 
 int json_count(const json *document, uint32_t value, uint32_t low, uint32_t high, const char *name, uint32_t *number)
 {
-    int64_t found;
+    int64_t found = 0;
     if (!json_integer(document, value, low, high, name, &found)) return 0;
     *number = (uint32_t)found;
     return 1;

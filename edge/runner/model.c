@@ -16,7 +16,6 @@ struct ember_model {
     opencl_device device;
     opencl_run run;
     plan ready; /* its two ends: what points into the bundle goes with it */
-    plan_ends ends;
     pixel_factors factors;
     float *staged; /* the input's stretch, zeros where no value belongs */
     void *output;  /* int8 codes or float32 values */
@@ -37,26 +36,17 @@ int bundle_read(bundle *out, span bytes, const ember_options *options, ember_err
     const size_t most = limit_of(options);
     if (bytes.size > most)
         return fail(error, EMBER_BAD_FORMAT, "bundle: %zu bytes, expected at most %zu", bytes.size, most);
-    out->held = allocate(1, sizeof *out->held);
-    out->plans = allocate(1, sizeof *out->plans);
-    if (!out->held || !out->plans) return fail(error, EMBER_NO_MEMORY, "no memory");
-    if (!container_read(out->held, bytes, error)) return 0;
-    if (!envelope_open(out->held->envelope.contents, MANIFEST_TYPE, options, &payload, &payload_bytes, error)) return 0;
-    const int fine = manifest_read(&out->about, (span){payload, payload_bytes}, out->held, error);
+    if (!container_read(&out->held, bytes, error)) return 0;
+    if (!envelope_open(out->held.envelope.contents, MANIFEST_TYPE, options, &payload, &payload_bytes, error)) return 0;
+    const int fine = manifest_read(&out->about, (span){payload, payload_bytes}, &out->held, error);
     free(payload);
-    if (!fine) return 0;
-    const manifest *about = &out->about;
-    out->ends = (plan_ends){about->height, about->width, about->channels, (uint64_t)about->positions * about->classes};
-    return plans_read(out->plans, out->held, &out->ends, error);
+    return fine && plans_read(&out->plans, &out->held, &out->about, error);
 }
 
 void bundle_free(bundle *held)
 {
-    if (held->plans) plans_free(held->plans);
+    plans_free(&held->plans);
     manifest_free(&held->about);
-    free(held->plans);
-    free(held->held);
-    memset(held, 0, sizeof *held);
 }
 
 /* The plan asked for by name or family; null where the rule of the format is to choose. */
@@ -75,7 +65,7 @@ static int plan_asked_for(const plan_list *plans, const ember_options *options, 
 /* Starts the plan asked for; else that of the device's family, and that of the family cpu where it does not start. */
 static int start_plan(ember_model *model, const bundle *opened, const ember_options *options, ember_error *error)
 {
-    const plan_list *plans = opened->plans;
+    const plan_list *plans = &opened->plans;
     const plan *asked;
     int floating = 0;
     if (options->precision && strcmp(options->precision, "float32") == 0) floating = 1;
@@ -108,34 +98,33 @@ static int prepare(ember_model *model, bundle *opened, const ember_options *opti
     model->staged = allocate((size_t)ready->input_bytes, 1);
     model->output = allocate(ready->output_count, ready->floating ? 4 : 1);
     if (!model->staged || !model->output) return fail(error, EMBER_NO_MEMORY, "no memory");
-    model->ends = opened->ends;
-    model->factors = opened->plans->factors;
+    model->factors = opened->plans.factors;
     model->about = opened->about;
     memset(&opened->about, 0, sizeof opened->about);
 
     const manifest *about = &model->about;
-    ember_info *info = &model->info;
-    info->model_name = about->model_name;
-    info->model_version = about->model_version;
-    info->height = about->height;
-    info->width = about->width;
-    info->channels = about->channels;
-    info->positions = about->positions;
-    info->classes = about->classes;
-    info->score_count = ready->output_count;
-    info->labels = about->labels;
-    info->plan = ready->name;
-    info->precision = ready->floating ? "float32" : "int8";
-    info->platform = model->device.platform_name;
-    info->device = model->device.name;
-    for (uint32_t i = 0; i < ready->buffer_count; i++) info->device_bytes += ready->buffers[i].bytes;
+    model->info = (ember_info){
+        .model_name = about->model_name,
+        .model_version = about->model_version,
+        .height = about->height,
+        .width = about->width,
+        .channels = about->channels,
+        .positions = about->positions,
+        .classes = about->classes,
+        .score_count = ready->output_count,
+        .labels = about->labels,
+        .plan = ready->name,
+        .precision = ready->floating ? "float32" : "int8",
+        .platform = model->device.platform_name,
+        .device = model->device.name,
+    };
+    for (uint32_t i = 0; i < ready->buffer_count; i++) model->info.device_bytes += ready->buffers[i].bytes;
     return 1;
 }
 
 ember_model *ember_open(const void *bytes, size_t size_bytes, const ember_options *options, ember_error *error)
 {
     static const ember_options nothing;
-    bundle opened = {0};
     if (!options) options = &nothing;
     if (error) memset(error, 0, sizeof *error);
     if (!bytes || (options->trusted_key_count && !options->trusted_keys)) {
@@ -143,19 +132,17 @@ ember_model *ember_open(const void *bytes, size_t size_bytes, const ember_option
         return NULL;
     }
     ember_model *model = allocate(1, sizeof *model);
-    if (!model) {
-        fail(error, EMBER_NO_MEMORY, "no memory");
-        return NULL;
-    }
-    const int fine =
-        bundle_read(&opened, (span){bytes, size_bytes}, options, error) && prepare(model, &opened, options, error);
-    bundle_free(&opened);
-    if (!fine) {
-        ember_close(model);
-        return NULL;
-    }
-    if (error) memset(error, 0, sizeof *error); /* of a plan that did not start, where another one did */
-    return model;
+    bundle *opened = allocate(1, sizeof *opened);
+    int fine = 0;
+    if (!model || !opened) fail(error, EMBER_NO_MEMORY, "no memory");
+    else
+        fine = bundle_read(opened, (span){bytes, size_bytes}, options, error) && prepare(model, opened, options, error);
+    if (opened) bundle_free(opened);
+    free(opened);
+    if (fine && error) memset(error, 0, sizeof *error); /* of a plan that did not start, where another one did */
+    if (fine) return model;
+    ember_close(model);
+    return NULL;
 }
 
 ember_model *ember_open_file(const char *path, const ember_options *options, ember_error *error)
@@ -174,43 +161,32 @@ ember_model *ember_open_file(const char *path, const ember_options *options, emb
 
 const ember_info *ember_describe(const ember_model *model) { return &model->info; }
 
-static ember_status run_checked(ember_model *model, ember_input kind, const void *input, float *scores,
-                                ember_error *error)
-{
-    const plan *ready = &model->ready;
-    ember_error own = {0};
-    stage_image(ready, &model->ends, &model->factors, kind, input, model->staged);
-    if (!opencl_compute(&model->run, ready, model->staged, model->output, &own)) {
-        if (error) *error = own;
-        return own.status;
-    }
-    model->has_run = 1;
-    if (ready->floating) {
-        memcpy(scores, model->output, (size_t)ready->output_count * sizeof *scores);
-        return EMBER_OK;
-    }
-    const int8_t *codes = model->output;
-    for (uint32_t i = 0; i < ready->output_count; i++)
-        scores[i] = (float)(codes[i] - ready->output_zero_point) * ready->output_scale;
-    return EMBER_OK;
-}
-
 ember_status ember_run(ember_model *model, ember_input kind, const void *input, size_t input_bytes, float *scores,
                        size_t score_count, ember_error *error)
 {
-    if (error) memset(error, 0, sizeof *error);
+    ember_error own;
+    if (!error) error = &own;
+    memset(error, 0, sizeof *error);
     if (!model || !input || !scores || score_count != model->info.score_count) {
         fail(error, EMBER_BAD_ARGUMENT, "ember_run: a null pointer, or room for %zu scores, expected %zu", score_count,
              model ? model->info.score_count : 0);
-        return EMBER_BAD_ARGUMENT;
+        return error->status;
     }
-    const size_t expected = stage_bytes(&model->ends, &model->factors, kind);
+    const size_t expected = stage_bytes(&model->about, &model->factors, kind);
     if (!expected || input_bytes != expected) {
         fail(error, EMBER_BAD_ARGUMENT,
              "ember_run: %zu bytes of input, expected %zu (0: the network takes no such input)", input_bytes, expected);
-        return EMBER_BAD_ARGUMENT;
+        return error->status;
     }
-    return run_checked(model, kind, input, scores, error);
+    const plan *ready = &model->ready;
+    const int8_t *codes = model->output;
+    stage_image(ready, &model->about, &model->factors, kind, input, model->staged);
+    if (!opencl_compute(&model->run, ready, model->staged, model->output, error)) return error->status;
+    model->has_run = 1;
+    if (ready->floating) memcpy(scores, model->output, score_count * sizeof *scores);
+    for (size_t i = 0; !ready->floating && i < score_count; i++)
+        scores[i] = (float)(codes[i] - ready->output_zero_point) * ready->output_scale;
+    return EMBER_OK;
 }
 
 const int8_t *ember_codes(const ember_model *model)

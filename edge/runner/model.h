@@ -2,18 +2,16 @@
 #ifndef EMBER_MODEL_H
 #define EMBER_MODEL_H
 
-#include "manifest.h"
 #include "stage.h"
 
 typedef struct bundle {
-    container *held;
+    container held;
     manifest about;
-    plan_ends ends;
-    plan_list *plans;
+    plan_list plans;
 } bundle;
 
 /* Verifies and reads a bundle in the order of docs/formats.md. Points into the bytes. `bundle_free` is due in any
- * case. */
+ * case. A bundle is large for a stack. */
 int bundle_read(bundle *out, span bytes, const ember_options *options, ember_error *error);
 void bundle_free(bundle *held);
 

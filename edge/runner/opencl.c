@@ -54,8 +54,8 @@ static int load_functions(void *library, opencl_functions *call)
            LOAD(CreateContext) && LOAD(ReleaseContext) && LOAD(CreateCommandQueue) && LOAD(ReleaseCommandQueue) &&
            LOAD(CreateBuffer) && LOAD(ReleaseMemObject) && LOAD(CreateProgramWithSource) && LOAD(BuildProgram) &&
            LOAD(GetProgramBuildInfo) && LOAD(ReleaseProgram) && LOAD(CreateKernel) && LOAD(ReleaseKernel) &&
-           LOAD(GetKernelInfo) && LOAD(GetKernelArgInfo) && LOAD(GetKernelWorkGroupInfo) && LOAD(SetKernelArg) && LOAD(EnqueueNDRangeKernel) &&
-           LOAD(EnqueueWriteBuffer) && LOAD(EnqueueReadBuffer) && LOAD(Finish);
+           LOAD(GetKernelInfo) && LOAD(GetKernelArgInfo) && LOAD(GetKernelWorkGroupInfo) && LOAD(SetKernelArg) &&
+           LOAD(EnqueueNDRangeKernel) && LOAD(EnqueueWriteBuffer) && LOAD(EnqueueReadBuffer) && LOAD(Finish);
 }
 
 static int holds_ignoring_case(const char *text, const char *part)

@@ -23,7 +23,7 @@
 typedef struct reader {
     const json *document;
     const container *held;
-    const plan_ends *ends;
+    const manifest *about;
     uint32_t kernels; /* the object of sources and digests */
     span constants;
     plan *out;
@@ -239,7 +239,7 @@ static int read_input(const reader *r, uint32_t object)
 {
     static const char *const names[] = {"buffer", "stretch", "shape", "steps"};
     const json *document = r->document;
-    const plan_ends *ends = r->ends;
+    const manifest *about = r->about;
     plan *out = r->out;
     uint32_t fields[4];
     uint64_t stretch[2], shape[3], steps[3];
@@ -248,7 +248,7 @@ static int read_input(const reader *r, uint32_t object)
     if (!read_list(document, fields[1], 2, 0, MAX_BUFFER_BYTES, "stretch", stretch)) return 0;
     if (!read_list(document, fields[2], 3, 1, MAX_STEP, "shape", shape)) return 0;
     if (!read_list(document, fields[3], 3, 0, MAX_STEP, "steps", steps)) return 0;
-    if (shape[0] != ends->height || shape[1] != ends->width || shape[2] != ends->channels)
+    if (shape[0] != about->height || shape[1] != about->width || shape[2] != about->channels)
         return json_wrong(document, "shape", "that of the manifest's input");
     if (stretch[0] % 4 || stretch[1] % 4 || stretch[1] > (uint64_t)MAX_STRETCH_BYTES ||
         !lies_within(stretch[0], stretch[1], out->buffers[out->input].bytes))
@@ -283,7 +283,7 @@ static int read_output(const reader *r, uint32_t object)
     if (!json_count(document, fields[4], 0, UINT32_MAX, "scale", &scale)) return 0;
     if (!json_integer(document, fields[5], -128, 127, "zero_point", &zero_point)) return 0;
     const uint64_t item = out->floating ? 4 : 1;
-    if (out->output_count != r->ends->scores || out->output_at % item ||
+    if (out->output_count != (uint64_t)r->about->positions * r->about->classes || out->output_at % item ||
         !lies_within(out->output_at, item * out->output_count, out->buffers[out->output].bytes))
         return json_wrong(document, "output", "as many values as the manifest's output, within the buffer");
     out->output_scale = float_of(scale);
@@ -329,7 +329,7 @@ static int read_pixels(plan_list *out, const json *document, uint32_t object, ui
            read_floats(document, fields[1], channels, names[1], out->factors.shift);
 }
 
-static int read_document(plan_list *out, const container *held, const plan_ends *ends)
+static int read_document(plan_list *out, const container *held, const manifest *about)
 {
     static const char *const names[] = {"format", "network", "weights", "constants", "kernels", "plans", "pixels"};
     static const span prelude = {(const uint8_t *)"prelude.cl", 10};
@@ -344,9 +344,9 @@ static int read_document(plan_list *out, const container *held, const plan_ends 
     const span *constants = container_part(held, FOLDER, file);
     if (!constants) return json_wrong(document, "constants", "a file of the OpenCL part");
     if (!json_holds(document, fields[4], JSON_OBJECT, 1, MAX_KERNELS, "kernels", NULL)) return 0;
-    if (fields[6] && !read_pixels(out, document, fields[6], ends->channels)) return 0;
+    if (fields[6] && !read_pixels(out, document, fields[6], about->channels)) return 0;
     if (!json_holds(document, fields[5], JSON_ARRAY, 1, PLAN_MAX_PLANS, "plans", &list)) return 0;
-    reader r = {document, held, ends, fields[4], *constants, NULL};
+    reader r = {document, held, about, fields[4], *constants, NULL};
     if (!check_sources(&r) || !find_source(&r, prelude, &out->prelude)) return 0;
     uint32_t at = fields[5] + 1;
     for (uint32_t i = 0; i < list; i++, at = document->nodes[at].next) {
@@ -358,7 +358,7 @@ static int read_document(plan_list *out, const container *held, const plan_ends 
     return 1;
 }
 
-int plans_read(plan_list *out, const container *held, const plan_ends *ends, ember_error *error)
+int plans_read(plan_list *out, const container *held, const manifest *about, ember_error *error)
 {
     static const span name = {(const uint8_t *)"plan.json", 9};
     memset(out, 0, sizeof *out);
@@ -367,7 +367,7 @@ int plans_read(plan_list *out, const container *held, const plan_ends *ends, emb
     if (text->size > MAX_PLAN_BYTES)
         return fail(error, EMBER_BAD_FORMAT, "plan: %zu bytes, expected at most %u", text->size, MAX_PLAN_BYTES);
     if (!json_parse(&out->document, "plan", *text, error)) return 0;
-    return read_document(out, held, ends);
+    return read_document(out, held, about);
 }
 
 void plans_free(plan_list *held)

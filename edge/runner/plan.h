@@ -3,8 +3,8 @@
 #ifndef EMBER_PLAN_H
 #define EMBER_PLAN_H
 
-#include "container.h"
 #include "json.h"
+#include "manifest.h"
 
 #define PLAN_MAX_BUFFERS 16
 #define PLAN_MAX_OPTIONS 32
@@ -73,14 +73,8 @@ typedef struct plan_list {
     uint32_t count;
 } plan_list;
 
-/* What the manifest says of the two ends. */
-typedef struct plan_ends {
-    uint32_t height, width, channels;
-    uint64_t scores;
-} plan_ends;
-
-/* Reads and checks all plans of a bundle. `plans_free` is due in any case. */
-int plans_read(plan_list *out, const container *held, const plan_ends *ends, ember_error *error);
+/* Reads and checks all plans of a bundle, whose manifest says their two ends. `plans_free` is due in any case. */
+int plans_read(plan_list *out, const container *held, const manifest *about, ember_error *error);
 void plans_free(plan_list *held);
 
 /* The plan of a precision and a family; null where there is none. */

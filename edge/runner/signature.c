@@ -33,7 +33,7 @@ int64_t base64_decode(span text, uint8_t *target)
     if (text.size % 4) return -1;
     for (size_t i = 0; i < text.size; i += 4) {
         uint32_t bits = 0, padding = 0;
-        for (int k = 0; k < 4; k++) {
+        for (size_t k = 0; k < 4; k++) {
             const uint8_t c = text.at[i + k];
             const char *digit = c ? strchr(digits, c) : NULL;
             if (c == '=' && i + 4 == text.size && k >= 2) padding++;
@@ -60,21 +60,20 @@ static int verify_by_libcrypto(void *context, const uint8_t *key, const uint8_t 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         void *library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
         if (!library) continue;
-        const int complete = LOAD(library, EVP_PKEY_new_raw_public_key) && LOAD(library, EVP_PKEY_free) &&
-                             LOAD(library, EVP_MD_CTX_new) && LOAD(library, EVP_MD_CTX_free) &&
-                             LOAD(library, EVP_DigestVerifyInit) && LOAD(library, EVP_DigestVerify);
-        int found = -1;
-        if (complete) {
-            void *public_key = EVP_PKEY_new_raw_public_key(ED25519, NULL, key, KEY_BYTES);
-            void *state = EVP_MD_CTX_new();
-            /* OpenSSL takes any 32 bytes for a key: where this fails, the library has no Ed25519. */
-            if (public_key && state && EVP_DigestVerifyInit(state, NULL, NULL, NULL, public_key) == 1)
-                found = EVP_DigestVerify(state, signature, SIGNATURE_BYTES, message, message_bytes) == 1;
-            EVP_MD_CTX_free(state);
-            EVP_PKEY_free(public_key);
+        if (!LOAD(library, EVP_PKEY_new_raw_public_key) || !LOAD(library, EVP_PKEY_free) ||
+            !LOAD(library, EVP_MD_CTX_new) || !LOAD(library, EVP_MD_CTX_free) ||
+            !LOAD(library, EVP_DigestVerifyInit) || !LOAD(library, EVP_DigestVerify)) {
+            dlclose(library);
+            continue;
         }
-        if (complete) return found; /* and the library stays: it cleans up when the process ends */
-        dlclose(library);
+        void *public_key = EVP_PKEY_new_raw_public_key(ED25519, NULL, key, KEY_BYTES), *state = EVP_MD_CTX_new();
+        int found = -1;
+        /* OpenSSL takes any 32 bytes for a key: where this fails, the library has no Ed25519. */
+        if (public_key && state && EVP_DigestVerifyInit(state, NULL, NULL, NULL, public_key) == 1)
+            found = EVP_DigestVerify(state, signature, SIGNATURE_BYTES, message, message_bytes) == 1;
+        EVP_MD_CTX_free(state);
+        EVP_PKEY_free(public_key);
+        return found; /* and the library stays: it cleans up when the process ends */
     }
     return -1;
 }
@@ -94,7 +93,7 @@ static uint8_t *signed_message(const char *type, const uint8_t *payload, size_t 
 
 /* Whether any signature verifies under any trusted key; what they are is checked before one is looked at. */
 static int check_signatures(const json *document, uint32_t list, const uint8_t *message, size_t message_bytes,
-                            const ember_options *options, ember_error *error)
+                            const ember_options *options)
 {
     static const char *const names[] = {"sig", "keyid"};
     uint8_t signatures[MAX_SIGNATURES][SIGNATURE_BYTES + 2];
@@ -115,16 +114,15 @@ static int check_signatures(const json *document, uint32_t list, const uint8_t *
                 verify(options->verify_context, options->trusted_keys[k], signatures[i], message, message_bytes);
             if (found == 1) return 1;
             if (found < 0)
-                return fail(
-                    error, EMBER_NO_VERIFIER,
-                    "nothing here verifies Ed25519 signatures: install OpenSSL's libcrypto 1.1.1 or later, give "
-                    "a verifier of your own, or verify the file before and say so");
+                return fail(document->error, EMBER_NO_VERIFIER,
+                            "nothing here verifies Ed25519 signatures: install OpenSSL's libcrypto 1.1.1 or later, "
+                            "give a verifier of your own, or verify the file before and say so");
         }
-    return refuse(error);
+    return refuse(document->error);
 }
 
 static int open_document(const json *document, const char *type, const ember_options *options, uint8_t **payload,
-                         size_t *payload_bytes, ember_error *error)
+                         size_t *payload_bytes)
 {
     static const char *const names[] = {"payload", "payloadType", "signatures"};
     uint32_t fields[3];
@@ -133,17 +131,17 @@ static int open_document(const json *document, const char *type, const ember_opt
     if (!json_plain(document, fields[0], 0, MAX_ENVELOPE, "payload", &text)) return 0;
     if (!json_plain(document, fields[1], 1, MAX_TYPE, "payloadType", &kind)) return 0;
     *payload = allocate(text.size, 1);
-    if (!*payload) return fail(error, EMBER_NO_MEMORY, "envelope: no memory");
+    if (!*payload) return fail(document->error, EMBER_NO_MEMORY, "envelope: no memory");
     const int64_t size = base64_decode(text, *payload);
     if (size < 0) return json_wrong(document, "payload", "base64");
     *payload_bytes = (size_t)size;
 
-    if (!span_is(kind, type)) return refuse(error);
+    if (!span_is(kind, type)) return refuse(document->error);
     if (options->caller_has_verified) return 1;
     size_t message_bytes = 0;
     uint8_t *message = signed_message(type, *payload, *payload_bytes, &message_bytes);
-    if (!message) return fail(error, EMBER_NO_MEMORY, "envelope: no memory");
-    const int fine = check_signatures(document, fields[2], message, message_bytes, options, error);
+    if (!message) return fail(document->error, EMBER_NO_MEMORY, "envelope: no memory");
+    const int fine = check_signatures(document, fields[2], message, message_bytes, options);
     free(message);
     return fine;
 }
@@ -156,7 +154,7 @@ int envelope_open(span envelope, const char *type, const ember_options *options,
     if (envelope.size > MAX_ENVELOPE)
         return fail(error, EMBER_BAD_FORMAT, "envelope: %zu bytes, expected at most %u", envelope.size, MAX_ENVELOPE);
     if (!json_parse(&document, "envelope", envelope, error)) return 0;
-    const int fine = open_document(&document, type, options, payload, payload_bytes, error);
+    const int fine = open_document(&document, type, options, payload, payload_bytes);
     json_free(&document);
     if (!fine) {
         free(*payload);

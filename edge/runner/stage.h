@@ -5,10 +5,10 @@
 #include "plan.h"
 
 /* The bytes of an image of this kind; 0 where the network takes no such image. */
-size_t stage_bytes(const plan_ends *ends, const pixel_factors *factors, ember_input kind);
+size_t stage_bytes(const manifest *about, const pixel_factors *factors, ember_input kind);
 
 /* Writes the values of an image of that many bytes into the input's stretch. */
-void stage_image(const plan *ready, const plan_ends *ends, const pixel_factors *factors, ember_input kind,
+void stage_image(const plan *ready, const manifest *about, const pixel_factors *factors, ember_input kind,
                  const void *image, float *stretch);
 
 #endif

@@ -36,17 +36,17 @@ static void fill_container(container *held)
     held->parts[0].contents = (span){constants, CONSTANT_BYTES};
 }
 
-static void stage_all(const plan_list *plans, const plan_ends *ends)
+static void stage_all(const plan_list *plans, const manifest *about)
 {
     static const ember_input kinds[] = {EMBER_PIXELS, EMBER_FLOATS, EMBER_RGBA};
     for (uint32_t i = 0; i < plans->count; i++) {
         const plan *ready = plans->plans + i;
         for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
-            const size_t image_bytes = stage_bytes(ends, &plans->factors, kinds[k]);
+            const size_t image_bytes = stage_bytes(about, &plans->factors, kinds[k]);
             if (!image_bytes || image_bytes > MOST_STAGED || ready->input_bytes > MOST_STAGED) continue;
             void *image = calloc(image_bytes, 1);
             float *stretch = calloc((size_t)ready->input_bytes, 1);
-            if (image && stretch) stage_image(ready, ends, &plans->factors, kinds[k], image, stretch);
+            if (image && stretch) stage_image(ready, about, &plans->factors, kinds[k], image, stretch);
             free(image);
             free(stretch);
         }
@@ -55,20 +55,20 @@ static void stage_all(const plan_list *plans, const plan_ends *ends)
 
 static void read_plan(span text, ember_error *error)
 {
-    static const plan_ends ends = {9, 9, 1, 5};
+    static const manifest about = {.height = 9, .width = 9, .channels = 1, .positions = 1, .classes = 5};
     static container held;
     static plan_list plans;
     fill_container(&held);
     held.parts[held.part_count++] = (container_file){text_of("opencl/plan.json"), text};
-    if (plans_read(&plans, &held, &ends, error)) stage_all(&plans, &ends);
+    if (plans_read(&plans, &held, &about, error)) stage_all(&plans, &about);
     plans_free(&plans);
 }
 
 static void read_bundle(span bytes, ember_error *error)
 {
     const ember_options options = {.caller_has_verified = 1};
-    bundle opened;
-    if (bundle_read(&opened, bytes, &options, error)) stage_all(opened.plans, &opened.ends);
+    static bundle opened;
+    if (bundle_read(&opened, bytes, &options, error)) stage_all(&opened.plans, &opened.about);
     bundle_free(&opened);
 }
 
