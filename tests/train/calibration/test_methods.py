@@ -17,7 +17,13 @@ from emberfleet.train.calibration.histogram import Histogram, Range
 from emberfleet.train.calibration.inputs import absorb_preprocessing
 from emberfleet.train.calibration.pools import spread_pools
 from emberfleet.train.calibration.ranges import METHODS, calibrate, pooled_error
-from emberfleet.train.calibration.rounding import patch_moments, round_weights, round_with_moments
+from emberfleet.train.calibration.rounding import (
+    coarse_levels,
+    conditional_factors,
+    levels_of,
+    patch_moments,
+    round_weights,
+)
 from emberfleet.train.calibration.weights import clip_weights
 from emberfleet.train.trained import TrainedModel
 from tests.train.calibration.networks import fire_model, photos
@@ -189,6 +195,27 @@ def test_a_rate_makes_levels_cheaper(model: TrainedModel, x: Float32) -> None:
     moment = patch_moments(model.graph, model.tensors, x)["right"]
     weight = model.tensors["right/weight"]
     steps = np.full(len(weight), float(np.abs(weight).max()) / 20)
-    free = round_with_moments(weight, moment, steps, 31)
-    cheap = round_with_moments(weight, moment, steps, 31, rate=float(moment.trace()) * steps[0] ** 2)
-    assert np.count_nonzero(cheap) < np.count_nonzero(free)
+    order, upper = conditional_factors(moment)
+    zeros = [
+        np.count_nonzero(coarse_levels(weight, order, upper, steps, 31, rate * steps**2) == 0)
+        for rate in (0.0, float(moment.trace()))
+    ]
+    assert zeros[0] < zeros[1]
+
+
+def test_coarse_levels_lose_less_once_8_bits_have_rounded_them_again() -> None:
+    generator = np.random.default_rng(2)
+    patches = generator.normal(0, 1, (400, 40)) @ generator.normal(0, 1, (40, 40))
+    moment = patches.T @ patches / len(patches)
+    weight = generator.normal(0, 1, (64, 1, 1, 40)).astype(np.float32)
+    steps = np.abs(weight).max(axis=(1, 2, 3)).astype(np.float64) / 100.4
+    order, upper = conditional_factors(moment)
+
+    def error(levels: np.ndarray) -> float:
+        made = levels.astype(np.float32) * steps.astype(np.float32)[:, None, None, None]
+        off = (fake_quantize_weights(made) - weight).reshape(64, -1).astype(np.float64)
+        return float(((off @ moment) * off).sum())
+
+    aware = coarse_levels(weight, order, upper, steps, 127, np.zeros(64))
+    assert error(aware) < 0.8 * error(levels_of(weight, order, upper, steps, 127))
+    assert (np.abs(aware).max(axis=(1, 2, 3)) == 100).all()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from emberfleet.converters.wire.levels import exact_levels
 from emberfleet.core.errors import ConfigError
 from emberfleet.core.integer import quantize
 from emberfleet.engine.numpy_backend.activations import activations
 from emberfleet.engine.selection import choose_backend
-from emberfleet.train.calibration.compact import compact_model, entropy_bytes, short_floats
+from emberfleet.train.calibration.compact import compact_model, entropy_bytes, short_floats, short_steps
 from emberfleet.train.calibration.model import Calibration, calibrate_model
 from emberfleet.train.trained import TrainedModel
 from tests.train.calibration.networks import fire_model, photos
@@ -61,8 +62,9 @@ def test_a_compact_model_takes_the_bytes_it_was_given_and_more_bytes_say_more() 
         taken = 0.0
         for node in ("conv1", "squeeze", "left", "right", "head"):
             weight = small.tensors[f"{node}/weight"]
-            levels = np.rint(weight / np.abs(weight)[weight != 0].min()).astype(np.int32)
-            taken += entropy_bytes(levels)
+            found = exact_levels(weight)
+            assert found is not None
+            taken += entropy_bytes(found.levels)
         assert target * 0.6 < taken <= target * 1.02
         noise.append(signal_to_noise_db(model, small))
     assert noise[1] > noise[0]
@@ -78,3 +80,11 @@ def test_short_floats_keep_their_first_bits() -> None:
     short = short_floats(values)
     np.testing.assert_allclose(short, values, rtol=2.0**-12)
     assert not (short.view(np.uint32) & 0x7FF).any()
+
+
+def test_short_steps_are_no_smaller_and_at_most_a_sixteenth_larger() -> None:
+    values = np.exp(np.random.default_rng(0).normal(0, 4, 100))
+    short = short_steps(values)
+    assert (short >= values.astype(np.float32)).all()
+    assert (short <= values * 1.0626).all()
+    assert not (short.view(np.uint32) & 0x7FFFF).any()

@@ -52,6 +52,8 @@ from emberfleet.core.tensors import decode_tensors, encode_tensors
 
 FORMAT: Final = 1
 MAX_HEAD_BYTES: Final = 16 << 20
+MAX_DESCRIPTION_BYTES: Final = 4 << 20
+"""Of JSON in the head, which is parsed before a signature has held."""
 MAX_TENSORS: Final = 16384
 _START: Final = struct.Struct("<8sHHIIIII")
 """Magic, format, largest level, sizes: head packed and unpacked, numbers packed and unpacked, codes."""
@@ -205,6 +207,8 @@ def _sections(data: bytes) -> tuple[int, bytes, bytes, int, bytes]:
 def _read_head(head: bytes) -> tuple[dict[str, Any], bytes, bytes, dict[str, bytes]]:
     """The description, the manifest, the graph and the kept parts."""
     length = int.from_bytes(head[:4], "little")
+    if length > MAX_DESCRIPTION_BYTES:
+        raise FormatError(f"wire: a description of {length} bytes, expected at most {MAX_DESCRIPTION_BYTES}")
     try:
         described = json.loads(head[4 : 4 + length])
     except (ValueError, RecursionError) as error:

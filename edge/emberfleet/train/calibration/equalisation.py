@@ -12,6 +12,7 @@ weights have one scale per output channel, and the weights that read them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,7 +40,20 @@ _HOMOGENEOUS = (Relu, MaxPool, AveragePool, GlobalAveragePool, Dropout)
 
 
 def equalise(graph: Graph, tensors: Tensors, x: Float32, threads: int | None = None) -> dict[str, Float32]:
-    """Weights and biases of the same function with more equal channels.
+    """Weights and biases of the same function with more equal channels: those of `equalised`."""
+    return equalised(graph, tensors, x, threads).tensors
+
+
+class Equalised(NamedTuple):
+    """The same function with more equal channels."""
+
+    tensors: dict[str, Float32]
+    factors: dict[str, Float64]
+    """What each output channel of a convolution was divided by, ``(O,)``, by the convolution's name."""
+
+
+def equalised(graph: Graph, tensors: Tensors, x: Float32, threads: int | None = None) -> Equalised:
+    """Equalise, and say by how much.
 
     Args:
         graph: A folded network (`core.folding.fold`).
@@ -54,14 +68,16 @@ def equalise(graph: Graph, tensors: Tensors, x: Float32, threads: int | None = N
         if isinstance(node, (Conv2D, DepthwiseConv2D)) and (found := readers_of(graph, node.name)) is not None
     }
     peaks = _channel_peaks(graph, held, x, pairs, threads)
+    factors = {name: np.ones(len(peak)) for name, peak in peaks.items()}
     for _ in range(PASSES):
         for name, readers in pairs.items():
             factor = _factor(peaks[name], _reading_weights(graph, held, readers, len(peaks[name])))
             peaks[name] = peaks[name] / factor
+            factors[name] = factors[name] * factor
             _divide(held, name, factor)
             for reader, start in readers:
                 _multiply(graph, held, reader, start, factor)
-    return held
+    return Equalised(held, factors)
 
 
 def readers_of(graph: Graph, name: str) -> list[tuple[str, int]] | None:

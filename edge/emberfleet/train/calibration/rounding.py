@@ -26,6 +26,8 @@ from emberfleet.train.calibration.ranges import batch_of
 PATCHES_PER_IMAGE = 200
 DAMPING = 0.01
 """Of the mean diagonal of H, added to it: directions that no image shows stay put."""
+RATE_PASSES = 3
+"""Over the levels with what each of them costs after the last pass."""
 SEED = 7
 
 
@@ -50,8 +52,9 @@ def patch_moments(
 
     def look(name: str, values: Real) -> Real:
         for node in readers.get(name, ()):
-            patches = _patches(node, values, generator)
-            found = (patches.T @ patches).astype(np.float64) / len(x)
+            # In float32 the order of the sums, which threads change, would change the levels.
+            patches = _patches(node, values, generator).astype(np.float64)
+            found = patches.T @ patches / len(x)
             moments[node.name] = moments[node.name] + found if node.name in moments else found
         return values
 
@@ -60,9 +63,7 @@ def patch_moments(
     return moments
 
 
-def round_with_moments(
-    weights: Float32, moments: Float64, steps: Float64, most: int = WEIGHT_MAX, rate: float = 0.0
-) -> Int32:
+def round_with_moments(weights: Float32, moments: Float64, steps: Float64, most: int = WEIGHT_MAX) -> Int32:
     """Levels ``(O, KH, KW, C)`` of least error in what the layer produces, each rounding fed forward.
 
     Args:
@@ -70,10 +71,9 @@ def round_with_moments(
         moments: ``(K, K)`` of `patch_moments`, K = KH x KW x C.
         steps: ``(O,)`` real number that one level stands for, positive.
         most: Largest magnitude of a level.
-        rate: Squared error that one bit is worth; 0: only the error counts.
     """
     order, upper = conditional_factors(moments)
-    return levels_of(weights, order, upper, steps, most, rate)
+    return levels_of(weights, order, upper, steps, most)
 
 
 def conditional_factors(moments: Float64) -> tuple[np.ndarray, Float64]:
@@ -89,17 +89,37 @@ def conditional_factors(moments: Float64) -> tuple[np.ndarray, Float64]:
     return order, np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float64)
 
 
-def levels_of(
-    weights: Float32, order: np.ndarray, upper: Float64, steps: Float64, most: int, rate: float
-) -> Int32:
+def levels_of(weights: Float32, order: np.ndarray, upper: Float64, steps: Float64, most: int) -> Int32:
     """`round_with_moments`, where `conditional_factors` are there already."""
     rows = weights.reshape(len(weights), -1).astype(np.float64)[:, order]
-    bits = np.zeros(2 * most + 1)
-    levels = _feed_forward(rows, upper, steps, most, 0.0, bits)
-    for _ in range(2 if rate > 0 else 0):
+    return _as_weights(_feed_forward(rows, upper, steps, most), order, weights)
+
+
+def coarse_levels(
+    weights: Float32, order: np.ndarray, upper: Float64, steps: Float64, most: int, rate: Float64
+) -> Int32:
+    """Levels for coding: cheap ones where the error allows it, and exact about what 8 bits make of them.
+
+    The 8-bit network has 127 steps up to a row's largest weight, so it rounds the levels between once more.
+    The error that is fed forward is that of the value which the network will have.
+
+    Args:
+        weights: ``(O, KH, KW, C)``.
+        order: Of `conditional_factors`.
+        upper: Of `conditional_factors`.
+        steps: ``(O,)`` real number that one level stands for, positive.
+        most: Largest magnitude of a level.
+        rate: ``(O,)`` squared error of an output channel that one bit is worth.
+    """
+    rows = weights.reshape(len(weights), -1).astype(np.float64)[:, order]
+    levels = _feed_forward(rows, upper, steps, most)
+    for _ in range(RATE_PASSES):
         counts = np.bincount((levels + most).ravel(), minlength=2 * most + 1) + 0.1
-        bits = -np.log2(counts / counts.sum())
-        levels = _feed_forward(rows, upper, steps, most, rate, bits)
+        levels = _feed_cheaply(rows, upper, steps, most, rate, -np.log2(counts / counts.sum()))
+    return _as_weights(levels, order, weights)
+
+
+def _as_weights(levels: Int32, order: np.ndarray, weights: Float32) -> Int32:
     result = np.empty_like(levels)
     result[:, order] = levels
     return result.reshape(weights.shape)
@@ -122,23 +142,37 @@ def round_weights(
     return rounded
 
 
-def _feed_forward(
-    rows: Float64, upper: Float64, steps: Float64, most: int, rate: float, bits: Float64
-) -> Int32:
+def _feed_forward(rows: Float64, upper: Float64, steps: Float64, most: int) -> Int32:
     """Levels of ``(O, K)`` rows, column after column, the error of each passed on by the rows of `upper`."""
     left = rows.copy()
     levels = np.zeros(rows.shape, np.int32)
     for column in range(rows.shape[1]):
-        wanted = left[:, column] / steps
-        nearest = np.clip(np.rint(wanted), -most, most).astype(np.int32)
-        chosen = nearest
-        weight = upper[column, column]
-        if rate > 0:
-            options = np.stack([nearest, nearest - np.sign(nearest), np.zeros_like(nearest)])
-            cost = ((options - wanted) * steps / weight) ** 2 + rate * bits[options + most]
-            chosen = np.take_along_axis(options, cost.argmin(axis=0)[None], axis=0)[0]
-        levels[:, column] = chosen
-        error = (left[:, column] - chosen * steps) / weight
+        levels[:, column] = np.clip(np.rint(left[:, column] / steps), -most, most)
+        error = (left[:, column] - levels[:, column] * steps) / upper[column, column]
+        left[:, column + 1 :] -= error[:, None] * upper[column, column + 1 :]
+    return levels
+
+
+def _feed_cheaply(
+    rows: Float64, upper: Float64, steps: Float64, most: int, rate: Float64, bits: Float64
+) -> Int32:
+    """`_feed_forward` with levels that cost `bits`, and the values that the 8-bit network has for them."""
+    largest, peak = np.abs(rows).argmax(axis=1), np.abs(rows).max(axis=1)
+    top = np.clip(np.rint(peak / steps), 1, most)
+    signs = np.sign(rows[np.arange(len(rows)), largest]) * (peak >= steps / 2)
+    left = rows.copy()
+    levels = np.zeros(rows.shape, np.int32)
+    for column in range(rows.shape[1]):
+        nearest = np.clip(np.rint(left[:, column] / steps), -top, top)
+        options = np.stack([nearest, nearest - np.sign(nearest), np.zeros_like(nearest)]).astype(np.int32)
+        values = np.rint(options * (WEIGHT_MAX / top)) * (top * steps / WEIGHT_MAX)
+        cost = ((values - left[:, column]) / upper[column, column]) ** 2 + rate * bits[options + most]
+        best = cost.argmin(axis=0)[None]
+        # The 8-bit scale follows from the largest weight, so that one stays at the largest level.
+        kept = largest == column
+        levels[:, column] = np.where(kept, signs * top, np.take_along_axis(options, best, axis=0)[0])
+        value = np.where(kept, signs * top * steps, np.take_along_axis(values, best, axis=0)[0])
+        error = (left[:, column] - value) / upper[column, column]
         left[:, column + 1 :] -= error[:, None] * upper[column, column + 1 :]
     return levels
 
