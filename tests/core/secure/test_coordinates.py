@@ -24,6 +24,13 @@ def test_those_are_taken_that_draw_below_the_chance(seed: bytes, chance: int, co
 
 
 @given(SEEDS)
+def test_a_draw_of_exactly_the_chance_is_not_below_it(seed: bytes) -> None:
+    (first,) = twins.numbers(seed, 1, 4)
+    assert Coordinates(seed, first + 1).choose(1).tolist() == [0]
+    assert Coordinates(seed, max(first, 1)).choose(1).tolist() == []
+
+
+@given(SEEDS)
 def test_a_share_takes_about_so_many(seed: bytes) -> None:
     found = Coordinates.of_share(seed, 0.1).choose(20_000).size
     assert abs(found - 2000) < 8 * (20_000 * 0.1 * 0.9) ** 0.5

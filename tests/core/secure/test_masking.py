@@ -130,6 +130,14 @@ def test_large_vectors_are_masked_alike_block_by_block_and_at_once(devices: int)
     assert (sent == expected % (1 << layout.ring.width)).all()
 
 
+@pytest.mark.parametrize("before", [0, 1, 2, 3])
+def test_a_weight_whose_digits_stand_in_two_blocks_is_read(before: int) -> None:
+    layout = SumLayout(plan_of(BLOCK - before), 5, heaviest=1_000_000)
+    total = empty_sum(layout)
+    add_masked(total, mask_update(np.zeros(BLOCK - before, np.float32), 654_321, layout, [], SEED), layout)
+    assert read_sum(total, layout, 1).weight == 654_321
+
+
 @given(MASKS, st.integers(0, 5), st.integers(0, 150), st.sampled_from([3, 1000]))
 def test_masks_sum_to_the_plain_twins_from_any_place(
     masks: list[Mask], blocks: int, count: int, devices: int
@@ -242,6 +250,16 @@ def test_sums_that_no_devices_can_have_sent_are_refused(
     layout = SumLayout(plan_of(2), 8, heaviest=10)
     with pytest.raises(RoundError, match="Nothing of this round can be used"):
         read_sum(sum_of(layout, values, digits), layout, contributors)
+
+
+@pytest.mark.parametrize("digits", [[-1, 1], [382, 0]])
+def test_a_digit_that_no_devices_can_have_sent_is_refused_though_the_weight_is_fine(
+    digits: list[int],
+) -> None:
+    layout = SumLayout(plan_of(2), 8, heaviest=300)
+    assert 3 <= layout.read_weight(digits) <= 900
+    with pytest.raises(RoundError, match="Nothing of this round can be used"):
+        read_sum(sum_of(layout, [0, 0], digits), layout, 3)
 
 
 def test_sums_at_the_edge_of_what_devices_can_send_are_read() -> None:

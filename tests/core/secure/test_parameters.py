@@ -113,6 +113,13 @@ def test_a_small_cohort_gets_the_complete_graph_and_a_majority_where_it_can() ->
     assert choose_parameters(3, 0.0, 0.0) == GraphParameters(3, 2, 0, 2, 2)
 
 
+def test_one_share_alone_is_never_a_secret() -> None:
+    found = choose_parameters(33, 0.0, 0.05)
+    assert 2 <= found.threshold <= found.highest_threshold
+    with pytest.raises(ConfigError, match="2 are needed"):
+        choose_parameters(3, 0.0, 0.34)
+
+
 def test_two_views_of_the_survivors_are_worth_less_than_two_thresholds_when_asked_for() -> None:
     assert not choose_parameters(1000, 0.05, 0.1).split_proof
     found = choose_parameters(1000, 0.05, 0.1, split_proof=True)

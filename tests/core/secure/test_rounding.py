@@ -78,6 +78,14 @@ def test_whole_numbers_of_steps_are_sent_as_they_are(bits: int, seed: bytes, ste
     assert integers(np.array(steps, np.float32), 1, SumLayout(plan, 3), seed).tolist() == steps
 
 
+@pytest.mark.parametrize(("short_by", "expected"), [(0.3, 1), (0.7, 0)])
+def test_the_fraction_is_rounded_to_the_nearest_draw(short_by: float, expected: int) -> None:
+    draws = np.array(twins.numbers(SEED, 500, 2))
+    plan = UpdatePlan((TensorPlan("t", (500,), 127.0),), 8)
+    change = ((65536 - draws - short_by) / 65536).astype(np.float32)
+    assert (integers(change, 1, SumLayout(plan, 3)) == expected).all()
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("fraction", [0.25, -0.3, 0.5, 0.9])
 def test_the_mean_of_many_is_right_and_each_within_a_step(bits: int, fraction: float) -> None:

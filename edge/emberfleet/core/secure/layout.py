@@ -93,9 +93,8 @@ class SumLayout:
         for stop, clip in self.spans[bisect_left(self.spans, (begin + 1, 0.0)) :]:
             if begin >= end:
                 break
-            if stop > begin:
-                found.append((begin, min(stop, end), clip))
-                begin = stop
+            found.append((begin, min(stop, end), clip))
+            begin = stop
         return found
 
     def weigh(self, samples: int) -> int:

@@ -114,7 +114,7 @@ def add_masks(total: Array, masks: Sequence[Mask], executor: Executor | None = N
         _add_part(total, masks, 0)
         return
     aligned = STEP_BYTES // total.itemsize
-    stretch = max(aligned, -(-total.size // parts) // aligned * aligned + aligned)
+    stretch = max(1, -(-total.size // (parts * aligned))) * aligned
     begins = range(0, total.size, stretch)
     jobs = [
         executor.submit(sum_masks, masks, total.dtype, begin, min(stretch, total.size - begin))
@@ -166,7 +166,7 @@ def read_sum(total: Array, layout: SumLayout, contributors: int) -> UpdateSum:
     if (
         int(values.max(initial=0)) > most
         or int(values.min(initial=0)) < -most
-        or min(digits) < 0
+        or not 0 <= min(digits) <= max(digits) <= contributors * limit
         or not contributors <= weight <= contributors * layout.heaviest
     ):
         raise RoundError(
