@@ -19,6 +19,8 @@ pytest.importorskip("PIL")
 
 FOLDER = "imagenet_squeezenet"
 PROGRAM = f"{FOLDER}/imagenet_squeezenet.py"
+BY_THREADS = 1
+"""Photos that come and go with the number of threads, and with the processor's way of summing."""
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +88,37 @@ def test_200_photos_are_known_as_often_as_published(
     assert top_k_accuracy(logits, labels, 1) == pytest.approx(0.575, abs=1e-6)
     assert top_k_accuracy(logits, labels, 5) == pytest.approx(0.83, abs=1e-6)
     assert np.isfinite(logits).all()
+
+
+@pytest.mark.slow
+def test_8_bits_lose_at_most_one_photo_and_the_compact_file_hardly_more(
+    squeezenet: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    """As the example's README has it run; the photos of the calibration are none of the 200.
+
+    Most that are lost are near ties, which the order of float sums decides: another number of threads gave
+    one photo less. So one more than the aim may go before this fails.
+    """
+    for name in ("cats-dogs", "imagenet-samples"):
+        if not (shared_data / name).is_dir():
+            pytest.skip(f"no photos at {shared_data / name}")
+    words = ("--calibrate", shared_data / "cats-dogs", "--test", shared_data / "imagenet-samples")
+    said = json.loads(
+        run_example(
+            PROGRAM,
+            squeezenet,
+            *words,
+            "--target-bytes",
+            "732500",
+            "--out",
+            tmp_path,
+            "--json",
+            timeout_s=600,
+        )
+    )
+    exact, ours, small = (said["photos"][name] for name in ("float32", "int8", "compact"))
+    assert exact == {"of": 200, "top_1": 115, "top_5": 166}
+    assert ours["top_1"] >= exact["top_1"] - 1
+    assert ours["top_5"] >= exact["top_5"] - 1 - BY_THREADS
+    assert small["top_1"] >= exact["top_1"] - 1 - BY_THREADS
+    assert said["compact"]["wire_bytes"] <= 750_000
