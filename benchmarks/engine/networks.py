@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import (
     BatchNorm,
     Concat,
     Conv2D,
     GlobalAveragePool,
-    Graph,
     Input,
     MaxPool,
     Node,

@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.engine.job import FLOAT32, INFER, INT8, TRAIN
 from benchmarks.engine.networks import MEDIUM, SQ32, SQ32_FOLDED, SQ224, SqueezeNetShape, build
 from emberfleet.core.arrays import Array, Float32, Tensors
-from emberfleet.core.integer import quantize
+from emberfleet.core.lowering import quantize
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.tensors import encode_tensors
 from emberfleet.train.calibration import calibrate

@@ -21,7 +21,7 @@ from emberfleet.converters.tflite.float_writer import Weights, write_tflite_floa
 from emberfleet.converters.tflite.int8_writer import write_tflite_int8
 from emberfleet.core.arrays import Float32, Tensors
 from emberfleet.core.graph import Graph
-from emberfleet.core.integer import quantize
+from emberfleet.core.lowering import quantize
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.train.calibration import calibrate

@@ -24,7 +24,7 @@ from emberfleet.converters.wire import encode_wire
 from emberfleet.core.arrays import Float32, Int64, UInt8
 from emberfleet.core.errors import EmberError
 from emberfleet.core.files import write_atomically
-from emberfleet.core.integer import quantize
+from emberfleet.core.lowering import quantize
 from emberfleet.core.signing import SigningKey
 from emberfleet.engine.selection import choose_backend
 from emberfleet.train.calibration.compact import compact_model

@@ -27,7 +27,8 @@ import numpy as np
 from emberfleet.core.arrays import Float32
 from emberfleet.core.errors import FormatError
 from emberfleet.core.files import read_limited
-from emberfleet.core.graph import Conv2D, Graph
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.train.models import squeezenet_1_1
 from emberfleet.train.trained import TrainedModel

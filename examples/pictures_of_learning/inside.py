@@ -6,7 +6,8 @@ import numpy as np
 from drawing import overlay
 
 from emberfleet.core.arrays import Array, Float32, Float64, Int64, UInt8
-from emberfleet.core.graph import Conv2D, GlobalAveragePool, Graph, Reshape
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D, GlobalAveragePool, Reshape
 from emberfleet.engine.backend import Backend
 from emberfleet.train.data.dataset import Dataset
 from emberfleet.train.loop import predict

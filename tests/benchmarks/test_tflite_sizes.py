@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tflite_sizes.compare import FORMS, NETWORKS, our_files, sizes, some_tensors
-from emberfleet.core.graph import Conv2D, GlobalAveragePool, Graph, Input, Relu
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D, GlobalAveragePool, Input, Relu
 from tests.core.networks import random_tensors
 
 README = Path(__file__).resolve().parents[2] / "benchmarks" / "README.md"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from emberfleet.core.arrays import Array, Int8, Int64
-from emberfleet.core.graph import Padding
 from emberfleet.core.integer import (
     ADD_LEFT_SHIFT,
     IntegerAdd,
@@ -21,6 +20,7 @@ from emberfleet.core.integer import (
     IntegerWindowAveragePool,
     output_limits,
 )
+from emberfleet.core.nodes import Padding
 from emberfleet.core.quantization import multiply_by_quantized_multiplier, requantize
 
 

@@ -10,7 +10,7 @@ from emberfleet.converters.bundle import FLOAT_TFLITE_PART, build_bundle, model_
 from emberfleet.converters.tflite.reader import summarize_tflite
 from emberfleet.core.bundle import TFLITE_PART, WEIGHTS_PART, Bundle, encode_bundle
 from emberfleet.core.errors import FormatError, QuantError
-from emberfleet.core.integer import quantize
+from emberfleet.core.lowering import quantize
 from emberfleet.core.manifest import Manifest
 from emberfleet.core.signing import SigningKey
 from emberfleet.core.tensors import encode_tensors

@@ -6,14 +6,14 @@ import pytest
 from emberfleet.core.arrays import Float64
 from emberfleet.core.errors import ShapeError
 from emberfleet.core.folding import fold, without_norms
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import (
     Add,
     BatchNorm,
     Concat,
     Conv2D,
     DepthwiseConv2D,
     GlobalAveragePool,
-    Graph,
     Input,
     MaxPool,
     Node,

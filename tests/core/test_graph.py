@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emberfleet.core.errors import FormatError, ShapeError
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph, without_softmax
+from emberfleet.core.nodes import (
     Add,
     AveragePool,
     ClippedRelu,
@@ -15,7 +16,6 @@ from emberfleet.core.graph import (
     Conv2D,
     DepthwiseConv2D,
     GlobalAveragePool,
-    Graph,
     Input,
     MaxPool,
     Node,
@@ -23,7 +23,6 @@ from emberfleet.core.graph import (
     Softmax,
     ceil_padding,
     same_padding,
-    without_softmax,
 )
 from tests.core.networks import bypass_network
 

@@ -8,21 +8,7 @@ import numpy as np
 import pytest
 
 from emberfleet.core.errors import FormatError, QuantError
-from emberfleet.core.graph import (
-    Add,
-    AveragePool,
-    BatchNorm,
-    ClippedRelu,
-    Concat,
-    Conv2D,
-    DepthwiseConv2D,
-    GlobalAveragePool,
-    Graph,
-    Input,
-    MaxPool,
-    Relu,
-    Softmax,
-)
+from emberfleet.core.graph import Graph
 from emberfleet.core.integer import (
     IntegerAdd,
     IntegerConcat,
@@ -32,9 +18,23 @@ from emberfleet.core.integer import (
     IntegerRelu,
     IntegerWindowAveragePool,
     output_limits,
-    quantize,
 )
 from emberfleet.core.integer_codec import decode_network, encode_network
+from emberfleet.core.lowering import quantize
+from emberfleet.core.nodes import (
+    Add,
+    AveragePool,
+    BatchNorm,
+    ClippedRelu,
+    Concat,
+    Conv2D,
+    DepthwiseConv2D,
+    GlobalAveragePool,
+    Input,
+    MaxPool,
+    Relu,
+    Softmax,
+)
 from emberfleet.core.quantization import QuantParams
 from tests.core.networks import bypass_network, mobile_network, random_tensors
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from emberfleet.core.arrays import Float32, Float64, Int64
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import (
     Add,
     AveragePool,
     BatchNorm,
@@ -17,7 +18,6 @@ from emberfleet.core.graph import (
     DepthwiseConv2D,
     Dropout,
     GlobalAveragePool,
-    Graph,
     Input,
     MaxPool,
     Relu,

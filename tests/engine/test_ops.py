@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from emberfleet.core.graph import KINDS
+from emberfleet.core.nodes import KINDS
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.ops import OPS, missing_kinds
 

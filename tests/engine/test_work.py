@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from emberfleet.core.graph import Conv2D, DepthwiseConv2D, GlobalAveragePool, Graph, Input
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D, DepthwiseConv2D, GlobalAveragePool, Input
 from emberfleet.engine.work import PASS_WORK, TAP_WORK, forward_work
 
 GRAPH = Graph(

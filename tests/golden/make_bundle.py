@@ -14,8 +14,9 @@ import numpy as np
 
 from emberfleet.core.arrays import Array
 from emberfleet.core.bundle import GRAPH_PART, WEIGHTS_PART, encode_bundle
-from emberfleet.core.graph import Conv2D, GlobalAveragePool, Graph, Input
+from emberfleet.core.graph import Graph
 from emberfleet.core.manifest import Manifest, TensorContract
+from emberfleet.core.nodes import Conv2D, GlobalAveragePool, Input
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.signing import SigningKey
 from emberfleet.core.tensors import encode_tensors

@@ -19,7 +19,7 @@ from emberfleet.converters.tflite.int8_writer import write_tflite_int8
 from emberfleet.converters.tflite.metadata import ModelCard
 from emberfleet.core.arrays import Float32
 from emberfleet.core.graph import Graph
-from emberfleet.core.integer import quantize
+from emberfleet.core.lowering import quantize
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.quantization import quantization_points
 from tests.core.networks import bypass_network, mobile_network

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emberfleet.core.integer import quantize
+from emberfleet.core.lowering import quantize
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from tests.runner.building import build, run
 from tests.runner.bundles import KEY, OTHER_KEY

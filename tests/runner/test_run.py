@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
 import pytest
 
 from emberfleet.converters.bundle import build_bundle
+from emberfleet.core.arrays import Float32
 from emberfleet.core.graph import Graph, without_softmax
-from emberfleet.core.integer import quantize
+from emberfleet.core.lowering import quantize
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.runtime.workloads import built_in_model, noise
@@ -119,6 +121,21 @@ def test_room_for_other_scores_is_refused(ember: Ember, opencl_library: str) -> 
         pytest.raises(EmberError, match="room for 4 scores, expected 5"),
     ):
         opened.run(Input.PIXELS, np.zeros((9, 9, 1), np.uint8), room=4)
+
+
+def test_two_models_run_side_by_side(ember: Ember, opencl_library: str) -> None:
+    def answers(case: str) -> Float32:
+        pixels = noise(8, _model(case).preprocessing)
+        with ember.open(_bundle(case), TRUSTED, opencl_library=opencl_library) as opened:
+            return np.array([opened.run(Input.PIXELS, image) for image in pixels])
+
+    cases = ("stripes", "colours", "stripes", "colours")
+    for case in cases[:2]:
+        _bundle(case)
+    with ThreadPoolExecutor(len(cases)) as pool:
+        together = list(pool.map(answers, cases))
+    for case, found in zip(cases, together, strict=True):
+        np.testing.assert_array_equal(found, answers(case))
 
 
 def test_there_are_no_codes_before_the_first_run(ember: Ember, opencl_library: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from emberfleet.converters.tflite.float_writer import write_tflite_float
 from emberfleet.converters.tflite.int8_writer import write_tflite_int8
 from emberfleet.core.errors import DeviceError, FormatError, ShapeError
-from emberfleet.core.integer import quantize
+from emberfleet.core.lowering import quantize
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.runtime.litert import LiteRtPredictor, find_interpreter
 from tests.runtime.stripes import stripes, trained

@@ -15,7 +15,8 @@ import numpy as np
 
 from emberfleet.core.arrays import Array, Float32, Int8, UInt8
 from emberfleet.core.graph import without_softmax
-from emberfleet.core.integer import IntegerNetwork, quantize
+from emberfleet.core.integer import IntegerNetwork
+from emberfleet.core.lowering import quantize
 from emberfleet.core.signing import SigningKey
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.train.data.names import load

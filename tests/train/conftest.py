@@ -5,17 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emberfleet.core.graph import (
-    BatchNorm,
-    Concat,
-    Conv2D,
-    Dropout,
-    GlobalAveragePool,
-    Graph,
-    Input,
-    MaxPool,
-    Relu,
-)
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import BatchNorm, Concat, Conv2D, Dropout, GlobalAveragePool, Input, MaxPool, Relu
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.engine.backend import Backend
 from emberfleet.engine.numpy_backend.backend import NumpyBackend

@@ -9,17 +9,8 @@ import pytest
 
 from emberfleet.core.errors import ConfigError
 from emberfleet.core.folding import fold
-from emberfleet.core.graph import (
-    Add,
-    BatchNorm,
-    Conv2D,
-    DepthwiseConv2D,
-    Dropout,
-    Graph,
-    MaxPool,
-    Relu,
-    Softmax,
-)
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Add, BatchNorm, Conv2D, DepthwiseConv2D, Dropout, MaxPool, Relu, Softmax
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.train.initialisation import initial_tensors
 from emberfleet.train.models import (

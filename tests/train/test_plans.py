@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from emberfleet.core.errors import ConfigError
-from emberfleet.core.graph import Conv2D, DepthwiseConv2D, Graph, Input, Reshape
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D, DepthwiseConv2D, Input, Reshape
 from emberfleet.core.quantization import quantization_points
 from emberfleet.train.calibration.pools import spread_pools, spread_pools_of
 from emberfleet.train.models import linear, mobilenet, small_squeezenet, squeezenet_1_1

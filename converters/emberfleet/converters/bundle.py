@@ -8,7 +8,7 @@
 ``opencl/``                the int8 network for OpenCL and numpy (`converters.opencl.part`)
 =========================  =====================================================================
 
-The int8 network in ``model.tflite`` and in ``opencl/`` is the one that `core.integer.quantize`
+The int8 network in ``model.tflite`` and in ``opencl/`` is the one that `core.lowering.quantize`
 gives for the graph and the weights: retraining on a device starts from what the device runs.
 """
 
@@ -28,7 +28,8 @@ from emberfleet.core.bundle import GRAPH_PART, TFLITE_PART, WEIGHTS_PART, Bundle
 from emberfleet.core.errors import FormatError, ShapeError
 from emberfleet.core.files import write_atomically
 from emberfleet.core.graph import Graph, without_softmax
-from emberfleet.core.integer import IntegerNetwork, quantize
+from emberfleet.core.integer import IntegerNetwork
+from emberfleet.core.lowering import quantize
 from emberfleet.core.manifest import Manifest, TensorContract
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.signing import SigningKey

@@ -104,7 +104,7 @@ def _prepared(backend: OpenCLBackend, model: TrainedModel, work: Work, batch: in
     """A program that has run once, and the position of a run's first kernel."""
     import numpy as np
 
-    from emberfleet.core.integer import quantize
+    from emberfleet.core.lowering import quantize
     from emberfleet.engine.backend import TrainingSpec
     from emberfleet.engine.optimizers import Sgd
     from emberfleet.runtime.workloads import noise

@@ -147,8 +147,8 @@ def _tflite(model: TrainedModel, target: Target, choices: Choices) -> bytes:
     from emberfleet.converters.tflite.float_writer import Weights, write_tflite_float
     from emberfleet.converters.tflite.int8_writer import write_tflite_int8
     from emberfleet.converters.tflite.metadata import ModelCard
-    from emberfleet.core.graph import Softmax
-    from emberfleet.core.integer import quantize
+    from emberfleet.core.lowering import quantize
+    from emberfleet.core.nodes import Softmax
 
     card = ModelCard(
         model.classes,
@@ -172,7 +172,7 @@ def _onnx(model: TrainedModel, target: Target) -> bytes:
     from emberfleet.converters.onnx.float_writer import write_onnx_float
     from emberfleet.converters.onnx.int8_writer import write_onnx_int8
     from emberfleet.converters.onnx.metadata import describe
-    from emberfleet.core.integer import quantize
+    from emberfleet.core.lowering import quantize
 
     metadata = describe(model.classes, model.preprocessing)
     if target is Target.ONNX_INT8:

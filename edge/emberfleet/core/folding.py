@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from emberfleet.core.arrays import Float32, Float64, Tensors
-from emberfleet.core.graph import BatchNorm, Concat, Conv2D, DepthwiseConv2D, Dropout, Graph, Node
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import BatchNorm, Concat, Conv2D, DepthwiseConv2D, Dropout, Node
 
 
 def fold(graph: Graph, tensors: Tensors) -> tuple[Graph, dict[str, Float32]]:

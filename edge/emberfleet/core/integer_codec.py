@@ -15,15 +15,6 @@ import numpy as np
 
 from emberfleet.core.arrays import Array
 from emberfleet.core.errors import EmberError, FormatError
-from emberfleet.core.graph import (
-    AveragePool,
-    Concat,
-    Conv2D,
-    DepthwiseConv2D,
-    GlobalAveragePool,
-    MaxPool,
-    Shape,
-)
 from emberfleet.core.integer import (
     IntegerAdd,
     IntegerAveragePool,
@@ -37,6 +28,15 @@ from emberfleet.core.integer import (
     IntegerReshape,
     IntegerTensor,
     IntegerWindowAveragePool,
+)
+from emberfleet.core.nodes import (
+    AveragePool,
+    Concat,
+    Conv2D,
+    DepthwiseConv2D,
+    GlobalAveragePool,
+    MaxPool,
+    Shape,
 )
 from emberfleet.core.quantization import QuantParams
 

@@ -22,14 +22,14 @@ import numpy as np
 from emberfleet.core.arrays import Array, Float32, Float64, Int8, Int32, Int64, Real
 from emberfleet.core.errors import QuantError
 from emberfleet.core.folding import folds
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import (
     Add,
     BatchNorm,
     ClippedRelu,
     Concat,
     Conv2D,
     DepthwiseConv2D,
-    Graph,
     Input,
     Node,
     Relu,

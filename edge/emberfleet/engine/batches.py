@@ -8,7 +8,8 @@ import numpy as np
 
 from emberfleet.core.arrays import Array, Int8, Int64
 from emberfleet.core.errors import ShapeError
-from emberfleet.core.graph import Graph, Shape
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Shape
 
 
 def check_codes(shape: Shape, q: Int8) -> None:

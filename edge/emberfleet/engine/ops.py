@@ -1,7 +1,7 @@
 """The op table: one row per node kind, what its backward pass reads and how it passes gradients on.
 
 Both backends lay out their memory by it, and tests hold each backend to every row. A kind that
-`core.graph` knows and this table does not, or the other way round, fails the tests.
+`core.nodes` knows and this table does not, or the other way round, fails the tests.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from emberfleet.core.graph import KINDS
+from emberfleet.core.nodes import KINDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from emberfleet.core.graph import Conv2D, DepthwiseConv2D, Graph, Input, Node
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D, DepthwiseConv2D, Input, Node
 
 PASS_WORK = 32
 """Multiply-adds that take as long as reading and writing one value in a pass without a convolution."""

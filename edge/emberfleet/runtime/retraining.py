@@ -14,8 +14,9 @@ import numpy as np
 
 from emberfleet.core.arrays import Float32, Tensors
 from emberfleet.core.errors import ConfigError
-from emberfleet.core.graph import Conv2D, Graph, Reshape
-from emberfleet.core.integer import quantize
+from emberfleet.core.graph import Graph
+from emberfleet.core.lowering import quantize
+from emberfleet.core.nodes import Conv2D, Reshape
 from emberfleet.engine.backend import Backend, TrainingSpec
 from emberfleet.engine.memory import TrainingMemory
 from emberfleet.engine.optimizers import Optimizer

@@ -265,7 +265,7 @@ class Runtime:
     def network(self) -> IntegerNetwork:
         """The int8 network that runs: the bundle's own, or that of the retrained weights."""
         if self._retrained:
-            from emberfleet.core.integer import quantize
+            from emberfleet.core.lowering import quantize
 
             return quantize(self.model.graph, self.model.tensors)
         from emberfleet.converters.bundle import network_of

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import (
     Add,
     BatchNorm,
     Concat,
     Conv2D,
     DepthwiseConv2D,
     GlobalAveragePool,
-    Graph,
     Input,
     MaxPool,
     Node,

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from emberfleet.core.errors import ConfigError
-from emberfleet.core.graph import Dropout, GlobalAveragePool, Graph, Relu, Reshape
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Dropout, GlobalAveragePool, Relu, Reshape
 from emberfleet.train.chain import Chain, Fire, widen
 
 SMALL_SIZES = range(28, 97)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from emberfleet.core.errors import ConfigError
-from emberfleet.core.graph import BatchNorm, Concat, Conv2D, Dropout, Graph, Node, Relu
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import BatchNorm, Concat, Conv2D, Dropout, Node, Relu
 from emberfleet.core.quantization import quantization_points
 from emberfleet.train.calibration.pools import spread_pools_of
 

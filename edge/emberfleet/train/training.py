@@ -12,7 +12,7 @@ import numpy as np
 
 from emberfleet.core.arrays import Float32, Int64
 from emberfleet.core.errors import ConfigError
-from emberfleet.core.integer import quantize
+from emberfleet.core.lowering import quantize
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.engine.backend import Backend
 from emberfleet.train.data.dataset import Dataset

@@ -3,7 +3,7 @@
     python edge/runner/fuzz/make_corpus.py FOLDER
 
 From them libFuzzer grew `corpus/`; `fuzz_bundle -merge=1 edge/runner/fuzz/corpus GROWN FOLDER` keeps of a
-grown corpus what adds coverage.
+grown corpus what adds coverage. What is kept here adds lines or branches, the most for its bytes, in 200 kB.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from emberfleet.converters.opencl.part import KERNELS_FOLDER, PLAN_FILE, write_opencl_part
 from emberfleet.core.bundle import Bundle, encode_bundle
-from emberfleet.core.integer import quantize
+from emberfleet.core.lowering import quantize
 from emberfleet.core.manifest import Manifest, TensorContract
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.signing import SigningKey

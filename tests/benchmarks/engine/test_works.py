@@ -59,7 +59,7 @@ def test_the_int8_file_is_the_network_that_the_reference_runs(tmp_path: Path) ->
 
 
 def test_int8_stays_near_the_float_network(tmp_path: Path) -> None:
-    from emberfleet.core.integer import quantize
+    from emberfleet.core.lowering import quantize
 
     job = Job(INFER, str(works.write_files(works.WORKS["infer sq32"], tmp_path)), "", 1)
     network = quantize(Graph.from_json(Path(job.path("graph.json")).read_bytes()), job.weights)

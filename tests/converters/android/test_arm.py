@@ -18,7 +18,7 @@ from emberfleet.converters.android.sources import source_folder
 from emberfleet.converters.bundle import build_bundle
 from emberfleet.core.errors import ConversionError
 from emberfleet.core.graph import without_softmax
-from emberfleet.core.integer import quantize
+from emberfleet.core.lowering import quantize
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from tests.converters.android.building import run, skip_unless
 from tests.pi.userland import Userland, target_of, what_is_missing

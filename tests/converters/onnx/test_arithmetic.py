@@ -8,7 +8,7 @@ import pytest
 from emberfleet.converters.onnx.importer import import_onnx
 from emberfleet.core.arrays import Array
 from emberfleet.core.errors import ConversionError
-from emberfleet.core.graph import BatchNorm, ClippedRelu, Conv2D, DepthwiseConv2D, Relu, Softmax
+from emberfleet.core.nodes import BatchNorm, ClippedRelu, Conv2D, DepthwiseConv2D, Relu, Softmax
 from tests.converters.onnx.networks import check_same, flattened, model, node, weights
 
 SHAPE = ("N", 3, 4, 5)

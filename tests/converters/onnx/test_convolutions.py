@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from emberfleet.converters.onnx.importer import import_onnx
 from emberfleet.core.arrays import Array
 from emberfleet.core.errors import ConversionError, EmberError, FormatError
-from emberfleet.core.graph import Conv2D, DepthwiseConv2D
+from emberfleet.core.nodes import Conv2D, DepthwiseConv2D
 from tests.converters.onnx.networks import check_same, flattened, model, node, weights
 
 OPSETS = st.sampled_from((11, 13, 17, 22))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from emberfleet.converters.onnx.importer import import_onnx
 from emberfleet.core.arrays import Array
 from emberfleet.core.errors import ConversionError
-from emberfleet.core.graph import DepthwiseConv2D, GlobalAveragePool, MaxPool
+from emberfleet.core.nodes import DepthwiseConv2D, GlobalAveragePool, MaxPool
 from tests.converters.onnx.networks import check_same, flattened, model, node, weights
 
 

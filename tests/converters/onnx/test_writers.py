@@ -16,7 +16,16 @@ from emberfleet.converters.onnx.float_writer import write_onnx_float
 from emberfleet.converters.onnx.importer import import_onnx
 from emberfleet.converters.onnx.int8_writer import write_onnx_int8
 from emberfleet.core.arrays import Float32
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph
+from emberfleet.core.integer import (
+    IntegerAveragePool,
+    IntegerConv,
+    IntegerDepthwiseConv,
+    IntegerNetwork,
+    IntegerWindowAveragePool,
+)
+from emberfleet.core.lowering import quantize
+from emberfleet.core.nodes import (
     Add,
     AveragePool,
     BatchNorm,
@@ -26,20 +35,11 @@ from emberfleet.core.graph import (
     DepthwiseConv2D,
     Dropout,
     GlobalAveragePool,
-    Graph,
     Input,
     MaxPool,
     Relu,
     Reshape,
     Softmax,
-)
-from emberfleet.core.integer import (
-    IntegerAveragePool,
-    IntegerConv,
-    IntegerDepthwiseConv,
-    IntegerNetwork,
-    IntegerWindowAveragePool,
-    quantize,
 )
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.train.calibration import calibrate

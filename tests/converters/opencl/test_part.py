@@ -13,7 +13,7 @@ from emberfleet.converters.opencl.part import (
     write_opencl_part,
 )
 from emberfleet.core.errors import FormatError
-from emberfleet.core.integer import quantize
+from emberfleet.core.lowering import quantize
 from tests.converters.plain_int8 import run_plain
 from tests.core.networks import bypass_network, random_tensors
 

@@ -9,7 +9,8 @@ import pytest
 
 from emberfleet.converters.opencl.part import CONSTANTS_FILE, PLAN_FILE, write_opencl_part
 from emberfleet.core.errors import DeviceError
-from emberfleet.core.integer import IntegerNetwork, quantize
+from emberfleet.core.integer import IntegerNetwork
+from emberfleet.core.lowering import quantize
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.engine.opencl.device import OpenCLDevice, open_device
 from emberfleet.engine.opencl.limits import FAMILIES

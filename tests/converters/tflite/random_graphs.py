@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import (
     Add,
     AveragePool,
     BatchNorm,
@@ -14,7 +15,6 @@ from emberfleet.core.graph import (
     DepthwiseConv2D,
     Dropout,
     GlobalAveragePool,
-    Graph,
     Input,
     MaxPool,
     Node,

@@ -10,7 +10,7 @@ import pytest
 
 from emberfleet.converters.tflite.int8_writer import write_tflite_int8
 from emberfleet.core.arrays import UInt8
-from emberfleet.core.integer import quantize
+from emberfleet.core.lowering import quantize
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.train.calibration import calibrate
 from emberfleet.train.data.names import load

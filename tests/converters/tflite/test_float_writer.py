@@ -8,13 +8,13 @@ from emberfleet.converters.tflite.float_writer import Weights, draw_float, write
 from emberfleet.converters.tflite.model import Activation, OperatorKind
 from emberfleet.core.arrays import Float32
 from emberfleet.core.errors import ConversionError
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import (
     ClippedRelu,
     Concat,
     Conv2D,
     DepthwiseConv2D,
     GlobalAveragePool,
-    Graph,
     Input,
     Node,
     Relu,

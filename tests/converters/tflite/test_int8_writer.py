@@ -8,19 +8,20 @@ from emberfleet.converters.tflite.int8_writer import draw_int8, write_tflite_int
 from emberfleet.converters.tflite.model import OperatorKind
 from emberfleet.core.arrays import Float32, Int8
 from emberfleet.core.errors import ConversionError
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph
+from emberfleet.core.integer import IntegerConv, IntegerNetwork
+from emberfleet.core.lowering import quantize
+from emberfleet.core.nodes import (
     AveragePool,
     Conv2D,
     DepthwiseConv2D,
     GlobalAveragePool,
-    Graph,
     Input,
     MaxPool,
     Padding,
     Relu,
     Reshape,
 )
-from emberfleet.core.integer import IntegerConv, IntegerNetwork, quantize
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.train.calibration import calibrate
 from emberfleet.train.models import mobilenet, resnet, small_squeezenet

@@ -23,7 +23,8 @@ from emberfleet.converters.tflite.metadata import ModelCard
 from emberfleet.converters.tflite.metadata_reader import TfliteMetadata
 from emberfleet.converters.tflite.reader import summarize_tflite
 from emberfleet.core.errors import ConversionError
-from emberfleet.core.graph import Conv2D, GlobalAveragePool, Graph, Input, Softmax
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D, GlobalAveragePool, Input, Softmax
 from emberfleet.core.preprocessing import Preprocessing
 from tests.converters.plain_int8 import run_plain
 from tests.converters.tflite.interpreter import run_tflite

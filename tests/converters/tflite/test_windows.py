@@ -4,7 +4,7 @@ import pytest
 
 from emberfleet.converters.tflite.model import TflitePadding
 from emberfleet.converters.tflite.windows import NO_PADDING, Run, Window
-from emberfleet.core.graph import Padding, ceil_padding
+from emberfleet.core.nodes import Padding, ceil_padding
 
 CEIL_28 = ceil_padding((28, 28), (3, 3), (2, 2))
 

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from emberfleet.core.arrays import Float64
-from emberfleet.core.graph import Padding
+from emberfleet.core.nodes import Padding
 from emberfleet.engine.numpy_backend import depthwise
 from emberfleet.engine.numpy_backend.conv import Window
 from emberfleet.engine.numpy_backend.depthwise import (

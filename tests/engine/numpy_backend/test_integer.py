@@ -11,20 +11,7 @@ from hypothesis import strategies as st
 
 from emberfleet.core.arrays import Int8
 from emberfleet.core.errors import ShapeError
-from emberfleet.core.graph import (
-    Add,
-    AveragePool,
-    ClippedRelu,
-    Conv2D,
-    DepthwiseConv2D,
-    GlobalAveragePool,
-    Graph,
-    Input,
-    MaxPool,
-    Padding,
-    Relu,
-    Reshape,
-)
+from emberfleet.core.graph import Graph
 from emberfleet.core.integer import (
     ADD_LEFT_SHIFT,
     IntegerAdd,
@@ -37,7 +24,20 @@ from emberfleet.core.integer import (
     IntegerRelu,
     IntegerWindowAveragePool,
     output_limits,
-    quantize,
+)
+from emberfleet.core.lowering import quantize
+from emberfleet.core.nodes import (
+    Add,
+    AveragePool,
+    ClippedRelu,
+    Conv2D,
+    DepthwiseConv2D,
+    GlobalAveragePool,
+    Input,
+    MaxPool,
+    Padding,
+    Relu,
+    Reshape,
 )
 from emberfleet.core.quantization import quantization_points
 from emberfleet.engine.numpy_backend import integer

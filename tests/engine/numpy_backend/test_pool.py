@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emberfleet.core.arrays import Float64
-from emberfleet.core.graph import Padding
+from emberfleet.core.nodes import Padding
 from emberfleet.engine.numpy_backend.conv import Window
 from emberfleet.engine.numpy_backend.pool import (
     average_pool_backward,

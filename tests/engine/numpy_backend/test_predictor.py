@@ -7,7 +7,8 @@ import pytest
 
 from emberfleet.core.arrays import Float32
 from emberfleet.core.errors import ShapeError
-from emberfleet.core.graph import Conv2D, DepthwiseConv2D, Graph
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D, DepthwiseConv2D
 from emberfleet.core.quantization import fake_quantize_weights, quantization_points
 from emberfleet.engine.backend import TrainingSpec
 from emberfleet.engine.numpy_backend.activations import activations

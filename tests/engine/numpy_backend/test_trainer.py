@@ -8,7 +8,8 @@ import pytest
 
 from emberfleet.core.arrays import Float32
 from emberfleet.core.errors import ConfigError, ShapeError
-from emberfleet.core.graph import ClippedRelu, DepthwiseConv2D, Graph, Input, Reshape
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import ClippedRelu, DepthwiseConv2D, Input, Reshape
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.quantization import QuantParams, fake_quantize_weights, quantization_points
 from emberfleet.engine.backend import TrainingSpec

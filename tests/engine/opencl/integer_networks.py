@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from emberfleet.core.arrays import Int32
-from emberfleet.core.graph import Padding, Shape
 from emberfleet.core.integer import (
     IntegerAveragePool,
     IntegerConv,
@@ -17,6 +16,7 @@ from emberfleet.core.integer import (
     IntegerTensor,
     IntegerWindowAveragePool,
 )
+from emberfleet.core.nodes import Padding, Shape
 from emberfleet.core.quantization import QuantParams
 
 HALF = 1 << 30

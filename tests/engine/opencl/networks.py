@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import (
     Add,
     BatchNorm,
     ClippedRelu,
@@ -12,7 +13,6 @@ from emberfleet.core.graph import (
     Conv2D,
     DepthwiseConv2D,
     GlobalAveragePool,
-    Graph,
     Input,
     MaxPool,
     Node,

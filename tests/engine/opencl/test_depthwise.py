@@ -10,15 +10,8 @@ import numpy as np
 import pytest
 
 from emberfleet.core.errors import ShapeError
-from emberfleet.core.graph import (
-    AveragePool,
-    ClippedRelu,
-    Conv2D,
-    DepthwiseConv2D,
-    GlobalAveragePool,
-    Graph,
-    Input,
-)
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import AveragePool, ClippedRelu, Conv2D, DepthwiseConv2D, GlobalAveragePool, Input
 from emberfleet.engine.backend import TrainingSpec
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.opencl import depthwise

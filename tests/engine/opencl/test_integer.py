@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from emberfleet.core.errors import ShapeError
-from emberfleet.core.graph import Conv2D, GlobalAveragePool, Graph, Input, Relu
-from emberfleet.core.integer import IntegerConv, IntegerNetwork, quantize
+from emberfleet.core.graph import Graph
+from emberfleet.core.integer import IntegerConv, IntegerNetwork
+from emberfleet.core.lowering import quantize
+from emberfleet.core.nodes import Conv2D, GlobalAveragePool, Input, Relu
 from emberfleet.core.quantization import QuantParams
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.opencl.backend import OpenCLBackend

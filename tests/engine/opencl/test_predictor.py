@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from emberfleet.core.errors import QuantError, ShapeError
-from emberfleet.core.graph import Conv2D, Graph, Input, Reshape
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D, Input, Reshape
 from emberfleet.core.quantization import QuantParams, quantization_points
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.engine.opencl.backend import OpenCLBackend

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emberfleet.core.graph import Conv2D, GlobalAveragePool, Graph, Input, Relu
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D, GlobalAveragePool, Input, Relu
 from emberfleet.engine.backend import TrainingSpec
 from emberfleet.engine.opencl.device import OpenCLDevice
 from emberfleet.engine.opencl.predictor import OpenCLPredictor

@@ -8,7 +8,8 @@ import pytest
 
 from emberfleet.core.arrays import Float32, Int64
 from emberfleet.core.errors import ConfigError, ShapeError
-from emberfleet.core.graph import Conv2D, Graph
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D
 from emberfleet.core.quantization import quantization_points
 from emberfleet.engine.backend import Trainer, TrainingSpec
 from emberfleet.engine.numpy_backend.backend import NumpyBackend

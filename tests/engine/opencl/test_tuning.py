@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emberfleet.core.graph import Conv2D, GlobalAveragePool, Graph, Input, MaxPool, Relu
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D, GlobalAveragePool, Input, MaxPool, Relu
 from emberfleet.engine.backend import TrainingSpec
 from emberfleet.engine.opencl import tuning
 from emberfleet.engine.opencl.conv2d import ForwardWork, WeightWork

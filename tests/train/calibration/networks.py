@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from emberfleet.core.arrays import Float32
-from emberfleet.core.graph import Concat, Conv2D, GlobalAveragePool, Graph, Input, MaxPool, Relu
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Concat, Conv2D, GlobalAveragePool, Input, MaxPool, Relu
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.train.trained import TrainedModel
 

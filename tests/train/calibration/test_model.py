@@ -7,7 +7,7 @@ import pytest
 
 from emberfleet.converters.wire.levels import exact_levels
 from emberfleet.core.errors import ConfigError
-from emberfleet.core.integer import quantize
+from emberfleet.core.lowering import quantize
 from emberfleet.engine.numpy_backend.activations import activations
 from emberfleet.engine.selection import choose_backend
 from emberfleet.train.calibration.compact import compact_model, entropy_bytes, short_floats, short_steps

@@ -11,15 +11,7 @@ from emberfleet.converters.onnx.file import OnnxNode
 from emberfleet.converters.onnx.view import View
 from emberfleet.converters.onnx.walk import Handlers, Walk
 from emberfleet.core.arrays import Array, Float64
-from emberfleet.core.graph import (
-    Add,
-    BatchNorm,
-    ClippedRelu,
-    Concat,
-    Dropout,
-    Relu,
-    Softmax,
-)
+from emberfleet.core.nodes import Add, BatchNorm, ClippedRelu, Concat, Dropout, Relu, Softmax
 
 BATCH_NORM_ATTRIBUTES = ("epsilon", "momentum", "training_mode")
 

@@ -11,7 +11,7 @@ from emberfleet.converters.onnx.view import BATCH, View
 from emberfleet.converters.onnx.walk import Handlers, Walk
 from emberfleet.converters.onnx.windows import WINDOW_ATTRIBUTES, read_window
 from emberfleet.core.arrays import Float64
-from emberfleet.core.graph import Conv2D, DepthwiseConv2D
+from emberfleet.core.nodes import Conv2D, DepthwiseConv2D
 
 
 def convolution(walk: Walk, node: OnnxNode) -> None:

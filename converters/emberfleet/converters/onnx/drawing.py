@@ -13,7 +13,7 @@ import numpy as np
 
 from emberfleet.core.arrays import Array, Float32
 from emberfleet.core.errors import ConversionError
-from emberfleet.core.graph import Padding, Shape
+from emberfleet.core.nodes import Padding, Shape
 
 if TYPE_CHECKING:
     import onnx

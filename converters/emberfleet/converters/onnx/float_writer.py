@@ -8,7 +8,8 @@ from emberfleet.converters.onnx.drawing import INPUT, OUTPUT, Drawing, channels_
 from emberfleet.core.arrays import Tensors
 from emberfleet.core.errors import ConversionError
 from emberfleet.core.folding import without_norms
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import (
     Add,
     AveragePool,
     ClippedRelu,
@@ -16,7 +17,6 @@ from emberfleet.core.graph import (
     Conv2D,
     DepthwiseConv2D,
     GlobalAveragePool,
-    Graph,
     MaxPool,
     Node,
     Relu,

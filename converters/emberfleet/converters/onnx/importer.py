@@ -23,7 +23,8 @@ from emberfleet.converters.onnx.view import View
 from emberfleet.converters.onnx.walk import Handlers, Walk
 from emberfleet.core.arrays import Float32
 from emberfleet.core.errors import ConversionError, ShapeError
-from emberfleet.core.graph import MAX_EXTENT, Graph, Shape
+from emberfleet.core.graph import MAX_EXTENT, Graph
+from emberfleet.core.nodes import Shape
 
 HANDLERS: Final[Handlers] = {**CONVOLUTIONS, **POOLS, **ARITHMETIC, **SHAPING}
 SUPPORTED: Final = tuple(sorted({*HANDLERS, "Constant"}))

@@ -1,4 +1,4 @@
-"""The int8 network as a .onnx in the QDQ form: every number is that of `core.integer`.
+"""The int8 network as a .onnx in the QDQ form: every number is that of `core.lowering`.
 
 Each operation stands between DequantizeLinear and QuantizeLinear, which runtimes fuse with it into
 integer arithmetic: int8 activations with one scale, int8 weights with one scale per output channel,
@@ -13,7 +13,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from emberfleet.converters.onnx.drawing import INPUT, OUTPUT, Drawing, channels_first, one
-from emberfleet.core.graph import Padding
 from emberfleet.core.integer import (
     IntegerAdd,
     IntegerAveragePool,
@@ -27,6 +26,7 @@ from emberfleet.core.integer import (
     IntegerReshape,
     IntegerWindowAveragePool,
 )
+from emberfleet.core.nodes import Padding
 
 
 def write_onnx_int8(
@@ -37,7 +37,7 @@ def write_onnx_int8(
     """The bytes of an int8 .onnx: ``(N, C, H, W)`` preprocessed pixels in, logits out, both float32.
 
     Args:
-        network: As `core.integer.quantize` gives it; a softmax is left to the host.
+        network: As `core.lowering.quantize` gives it; a softmax is left to the host.
         metadata: Texts for the file, see `metadata.describe`.
         description: What the file says about itself.
     """

@@ -13,7 +13,8 @@ from emberfleet.converters.onnx.importer import ImportedNetwork
 from emberfleet.converters.onnx.metadata import read_description
 from emberfleet.core.arrays import Float32
 from emberfleet.core.errors import ConfigError, ConversionError
-from emberfleet.core.graph import Conv2D, Graph
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.quantization import quantization_points
 from emberfleet.train.trained import TrainedModel

@@ -8,7 +8,7 @@ from emberfleet.converters.onnx.file import OnnxNode
 from emberfleet.converters.onnx.view import BATCH, NO_PADDING, View
 from emberfleet.converters.onnx.walk import Handlers, Walk
 from emberfleet.converters.onnx.windows import MAX_WINDOW, WINDOW_ATTRIBUTES, Window, read_window
-from emberfleet.core.graph import (
+from emberfleet.core.nodes import (
     AveragePool,
     ClippedRelu,
     Concat,

@@ -9,7 +9,7 @@ import numpy as np
 from emberfleet.converters.onnx.file import OnnxNode
 from emberfleet.converters.onnx.view import BATCH, View
 from emberfleet.converters.onnx.walk import Handlers, Walk
-from emberfleet.core.graph import Reshape
+from emberfleet.core.nodes import Reshape
 
 SHAPES = "shapes and layouts"
 

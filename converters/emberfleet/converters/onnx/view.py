@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from emberfleet.core.graph import Padding, Shape
+from emberfleet.core.nodes import Padding, Shape
 
 BATCH = -1
 """The batch as an axis of ours, which has no number."""

@@ -14,16 +14,8 @@ from emberfleet.converters.onnx.file import OnnxModel, OnnxNode
 from emberfleet.converters.onnx.view import BATCH, NO_PADDING, OPEN_BATCH, View, image_view
 from emberfleet.core.arrays import Array, Float32, Float64
 from emberfleet.core.errors import ConversionError, FormatError
-from emberfleet.core.graph import (
-    MAX_NODES,
-    BatchNorm,
-    Conv2D,
-    DepthwiseConv2D,
-    Input,
-    Node,
-    Reshape,
-    Shape,
-)
+from emberfleet.core.graph import MAX_NODES
+from emberfleet.core.nodes import BatchNorm, Conv2D, DepthwiseConv2D, Input, Node, Reshape, Shape
 
 MAX_VALUES: Final = 1 << 27
 """Most values that constants and weights may have together, whatever a small file asks for."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from emberfleet.converters.onnx.file import OnnxNode
 from emberfleet.converters.onnx.view import View
-from emberfleet.core.graph import Padding
+from emberfleet.core.nodes import Padding
 
 MAX_WINDOW: Final = 4096
 """Largest side of a kernel, stride or padding."""

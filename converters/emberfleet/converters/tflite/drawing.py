@@ -23,7 +23,7 @@ from emberfleet.converters.tflite.model import (
 )
 from emberfleet.converters.tflite.windows import NO_PADDING, Pair, Run, Window
 from emberfleet.core.arrays import Array, Int32
-from emberfleet.core.graph import Padding, Shape
+from emberfleet.core.nodes import Padding, Shape
 
 LOWEST_FLOAT = float(np.finfo(np.float32).min)
 

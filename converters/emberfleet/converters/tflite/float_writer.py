@@ -19,7 +19,8 @@ from emberfleet.converters.tflite.windows import Window
 from emberfleet.core.arrays import Array, Float32, Tensors
 from emberfleet.core.errors import ConversionError
 from emberfleet.core.folding import without_norms
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import (
     Add,
     AveragePool,
     ClippedRelu,
@@ -27,7 +28,6 @@ from emberfleet.core.graph import (
     Conv2D,
     DepthwiseConv2D,
     GlobalAveragePool,
-    Graph,
     Input,
     MaxPool,
     Node,

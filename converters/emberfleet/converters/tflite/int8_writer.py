@@ -1,7 +1,7 @@
 """The int8 network as a .tflite: int8 in, int8 out, the same bits as the numpy reference.
 
 Every number stands in the `IntegerNetwork`: this only says which operator carries it. The fixed-point
-multipliers are not in the file, TensorFlow Lite derives them from the scales as `core.integer` does.
+multipliers are not in the file, TensorFlow Lite derives them from the scales as `core.lowering` does.
 """
 
 from __future__ import annotations

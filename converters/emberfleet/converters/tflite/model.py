@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
 from emberfleet.core.arrays import Array, Float32
-from emberfleet.core.graph import Shape
+from emberfleet.core.nodes import Shape
 
 
 class TensorType(Enum):

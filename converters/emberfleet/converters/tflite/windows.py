@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from emberfleet.converters.tflite.model import TflitePadding
-from emberfleet.core.graph import Padding, same_padding
+from emberfleet.core.nodes import Padding, same_padding
 
 Pair = tuple[int, int]
 NO_PADDING: Padding = (0, 0, 0, 0)

@@ -9,7 +9,8 @@ import numpy as np
 
 from emberfleet.core.arrays import Float32, Real, Tensors
 from emberfleet.core.errors import ShapeError
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import (
     Add,
     AveragePool,
     BatchNorm,
@@ -18,7 +19,6 @@ from emberfleet.core.graph import (
     Conv2D,
     DepthwiseConv2D,
     GlobalAveragePool,
-    Graph,
     Input,
     MaxPool,
     Node,

@@ -16,7 +16,7 @@ from typing import TypeVar, cast
 import numpy as np
 
 from emberfleet.core.arrays import Array, Real
-from emberfleet.core.graph import AveragePool, Conv2D, DepthwiseConv2D, MaxPool, Padding
+from emberfleet.core.nodes import AveragePool, Conv2D, DepthwiseConv2D, MaxPool, Padding
 
 ArrayT = TypeVar("ArrayT", bound=Array)
 

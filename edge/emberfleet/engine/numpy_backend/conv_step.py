@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from emberfleet.core.arrays import Array
-from emberfleet.core.graph import Conv2D
+from emberfleet.core.nodes import Conv2D
 from emberfleet.core.quantization import fake_quantize_weights
 from emberfleet.engine.numpy_backend.conv import RowGather, Window, scatter_rows
 from emberfleet.engine.numpy_backend.layout import Delivery

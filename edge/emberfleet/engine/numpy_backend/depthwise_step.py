@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from emberfleet.core.arrays import Real
-from emberfleet.core.graph import DepthwiseConv2D
+from emberfleet.core.nodes import DepthwiseConv2D
 from emberfleet.core.quantization import fake_quantize_weights
 from emberfleet.engine.numpy_backend.conv import Window
 from emberfleet.engine.numpy_backend.depthwise import (

@@ -13,17 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from emberfleet.core.graph import (
-    BatchNorm,
-    ClippedRelu,
-    Concat,
-    Dropout,
-    Graph,
-    Node,
-    Relu,
-    Reshape,
-    Softmax,
-)
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import BatchNorm, ClippedRelu, Concat, Dropout, Node, Relu, Reshape, Softmax
 from emberfleet.engine.numpy_backend.workspace import Slot, Workspace
 from emberfleet.engine.ops import OPS
 

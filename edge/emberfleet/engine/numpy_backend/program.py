@@ -11,7 +11,8 @@ from numpy.typing import DTypeLike
 
 from emberfleet.core.arrays import Real
 from emberfleet.core.errors import ShapeError
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import (
     Add,
     AveragePool,
     BatchNorm,
@@ -21,7 +22,6 @@ from emberfleet.core.graph import (
     DepthwiseConv2D,
     Dropout,
     GlobalAveragePool,
-    Graph,
     Input,
     MaxPool,
     Relu,

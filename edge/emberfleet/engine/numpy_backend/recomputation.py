@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from emberfleet.core.graph import Graph, Input
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Input
 from emberfleet.engine.memory import ArenaPlan, BufferRequest, limit_error, plan_arena
 from emberfleet.engine.numpy_backend.step import Step
 from emberfleet.engine.numpy_backend.steps import BatchNormStep

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from emberfleet.core.arrays import Array, Real
-from emberfleet.core.graph import Node
+from emberfleet.core.nodes import Node
 from emberfleet.engine.numpy_backend.layout import Delivery
 from emberfleet.engine.numpy_backend.workspace import Buffer, Slot, Workspace
 

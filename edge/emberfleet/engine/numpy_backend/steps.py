@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from emberfleet.core.arrays import Array, Real
-from emberfleet.core.graph import (
+from emberfleet.core.nodes import (
     Add,
     AveragePool,
     BatchNorm,

@@ -11,7 +11,8 @@ from numpy.typing import DTypeLike
 
 from emberfleet.core.arrays import Array, Float32, Int64, Real, Tensors
 from emberfleet.core.errors import ShapeError
-from emberfleet.core.graph import Graph, Shape
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Shape
 from emberfleet.core.quantization import quantization_points
 from emberfleet.engine.backend import TrainingSpec
 from emberfleet.engine.batches import (

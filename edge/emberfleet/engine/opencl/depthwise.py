@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from emberfleet.core.graph import Padding
+from emberfleet.core.nodes import Padding
 from emberfleet.engine.opencl.conv2d import Epilogue, Weight, Window, check_window
 from emberfleet.engine.opencl.layout import Place, View
 from emberfleet.engine.opencl.limits import LANE_REGISTERS

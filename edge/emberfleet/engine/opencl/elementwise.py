@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from emberfleet.core.graph import Dropout
+from emberfleet.core.nodes import Dropout
 from emberfleet.engine.dropout import threshold
 from emberfleet.engine.opencl.layout import Storage, View
 from emberfleet.engine.opencl.program import ARENA, Argument, Program

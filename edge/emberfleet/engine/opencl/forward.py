@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from emberfleet.core.errors import ShapeError
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import (
     Add,
     AveragePool,
     BatchNorm,
@@ -16,7 +17,6 @@ from emberfleet.core.graph import (
     DepthwiseConv2D,
     Dropout,
     GlobalAveragePool,
-    Graph,
     Input,
     MaxPool,
     Relu,

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from emberfleet.core.errors import DeviceError
-from emberfleet.core.graph import Padding
 from emberfleet.core.integer import (
     IntegerAdd,
     IntegerAveragePool,
@@ -24,6 +23,7 @@ from emberfleet.core.integer import (
     IntegerWindowAveragePool,
     output_limits,
 )
+from emberfleet.core.nodes import Padding
 from emberfleet.core.quantization import QMAX, QMIN
 from emberfleet.engine.opencl import depthwise_s8
 from emberfleet.engine.opencl.conv2d_s8 import Branch, PackedConvs, forward

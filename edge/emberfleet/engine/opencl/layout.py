@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from emberfleet.core.graph import Padding, Shape
+from emberfleet.core.nodes import Padding, Shape
 
 NO_HALO: Padding = (0, 0, 0, 0)
 

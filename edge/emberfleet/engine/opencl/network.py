@@ -14,14 +14,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import (
     BatchNorm,
     ClippedRelu,
     Concat,
     Conv2D,
     DepthwiseConv2D,
     Dropout,
-    Graph,
     Input,
     Node,
     Padding,

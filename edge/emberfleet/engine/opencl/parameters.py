@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from emberfleet.core.arrays import Float32
-from emberfleet.core.graph import Shape
+from emberfleet.core.nodes import Shape
 from emberfleet.engine.opencl.layout import round_up
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from emberfleet.core.graph import AveragePool, MaxPool
+from emberfleet.core.nodes import AveragePool, MaxPool
 from emberfleet.engine.opencl.layout import Storage, View
 from emberfleet.engine.opencl.program import ARENA, FLOAT_BYTES, Program
 

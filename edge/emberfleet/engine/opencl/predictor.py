@@ -9,13 +9,9 @@ import numpy as np
 
 from emberfleet.core.arrays import Float32, Tensors
 from emberfleet.core.folding import fold
-from emberfleet.core.graph import Conv2D, DepthwiseConv2D, Graph
-from emberfleet.core.quantization import (
-    QuantParams,
-    fake_quantize_weights,
-    quantization_points,
-    range_params,
-)
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D, DepthwiseConv2D
+from emberfleet.core.quantization import QuantParams, fake_quantize_weights, quantization_points, range_params
 from emberfleet.engine.batches import check_images
 from emberfleet.engine.opencl.device import OpenCLDevice
 from emberfleet.engine.opencl.forward import Forward, Mode, rounding_numbers

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from emberfleet.core.errors import DeviceError
-from emberfleet.core.graph import Padding
+from emberfleet.core.nodes import Padding
 from emberfleet.engine.memory import ArenaPlan, BufferRequest, plan_arena
 from emberfleet.engine.opencl.device import Buffer, OpenCLDevice, Shared
 from emberfleet.engine.opencl.launches import (

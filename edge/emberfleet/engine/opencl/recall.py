@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 
-from emberfleet.core.graph import Concat, Conv2D, DepthwiseConv2D
+from emberfleet.core.nodes import Concat, Conv2D, DepthwiseConv2D
 from emberfleet.engine.opencl.forward import Forward
 from emberfleet.engine.opencl.layout import View
 from emberfleet.engine.opencl.network import Unit, Values

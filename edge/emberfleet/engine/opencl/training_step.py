@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 
-from emberfleet.core.graph import Conv2D, DepthwiseConv2D, Graph, Softmax
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D, DepthwiseConv2D, Softmax
 from emberfleet.engine.backend import TrainingSpec
 from emberfleet.engine.opencl import conv2d, depthwise, elementwise, loss, optimizer
 from emberfleet.engine.opencl.backward import Backward, Gradients, upstream

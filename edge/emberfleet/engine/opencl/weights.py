@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from emberfleet.core.arrays import Int32
-from emberfleet.core.graph import Conv2D, DepthwiseConv2D
+from emberfleet.core.nodes import Conv2D, DepthwiseConv2D
 from emberfleet.engine.opencl.layout import round_up
 from emberfleet.engine.opencl.parameters import ParameterBlock
 from emberfleet.engine.opencl.program import Program

@@ -14,7 +14,8 @@ import numpy as np
 
 from emberfleet.core.arrays import Float32, Float64, Real, Tensors
 from emberfleet.core.errors import ShapeError
-from emberfleet.core.graph import Conv2D, DepthwiseConv2D, Graph
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D, DepthwiseConv2D
 from emberfleet.core.quantization import (
     fake_quantize,
     fake_quantize_weights,

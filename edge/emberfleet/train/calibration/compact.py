@@ -23,7 +23,8 @@ import numpy as np
 
 from emberfleet.core.arrays import Float32, Float64, Int32, Tensors, UInt8
 from emberfleet.core.errors import ConfigError
-from emberfleet.core.graph import Conv2D, Graph
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D
 from emberfleet.engine.numpy_backend.activations import activations
 from emberfleet.train.calibration.equalisation import equalised
 from emberfleet.train.calibration.inputs import absorb_preprocessing

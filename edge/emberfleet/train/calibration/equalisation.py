@@ -17,14 +17,14 @@ from typing import NamedTuple
 import numpy as np
 
 from emberfleet.core.arrays import Float32, Float64, Real, Tensors
-from emberfleet.core.graph import (
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import (
     AveragePool,
     Concat,
     Conv2D,
     DepthwiseConv2D,
     Dropout,
     GlobalAveragePool,
-    Graph,
     MaxPool,
     Node,
     Relu,

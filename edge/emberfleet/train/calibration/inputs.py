@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from emberfleet.core.arrays import Float32
-from emberfleet.core.graph import Conv2D
+from emberfleet.core.nodes import Conv2D
 from emberfleet.train.trained import TrainedModel
 
 

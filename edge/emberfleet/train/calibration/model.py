@@ -21,7 +21,8 @@ import numpy as np
 
 from emberfleet.core.arrays import Float32, UInt8
 from emberfleet.core.folding import fold
-from emberfleet.core.graph import BatchNorm, Conv2D, DepthwiseConv2D, Graph
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import BatchNorm, Conv2D, DepthwiseConv2D
 from emberfleet.train.calibration.bias import correct_bias
 from emberfleet.train.calibration.equalisation import equalise
 from emberfleet.train.calibration.inputs import absorb_preprocessing

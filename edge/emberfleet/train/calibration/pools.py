@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from emberfleet.core.arrays import Float32
-from emberfleet.core.graph import DepthwiseConv2D, GlobalAveragePool, Graph, Node, Padding, Reshape
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import DepthwiseConv2D, GlobalAveragePool, Node, Padding, Reshape
 
 NONE: Padding = (0, 0, 0, 0)
 

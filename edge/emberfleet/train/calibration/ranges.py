@@ -20,7 +20,8 @@ import numpy as np
 
 from emberfleet.core.arrays import Float32, Real, Tensors
 from emberfleet.core.errors import ConfigError, ShapeError
-from emberfleet.core.graph import Dropout, GlobalAveragePool, Graph
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Dropout, GlobalAveragePool
 from emberfleet.core.quantization import QuantParams, fake_quantize, quantization_points
 from emberfleet.engine.numpy_backend.activations import activations
 from emberfleet.train.calibration.histogram import Histogram, Range, candidates

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from emberfleet.core.arrays import Float32, Float64, Int32, Real, Tensors
-from emberfleet.core.graph import Conv2D, Graph
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D
 from emberfleet.core.quantization import WEIGHT_MAX, weight_scales
 from emberfleet.engine.numpy_backend.activations import activations
 from emberfleet.train.calibration.ranges import batch_of

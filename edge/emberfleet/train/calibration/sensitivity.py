@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from emberfleet.core.arrays import Float32, Float64, Real
-from emberfleet.core.graph import Conv2D, DepthwiseConv2D, Graph
+from emberfleet.core.graph import Graph
+from emberfleet.core.nodes import Conv2D, DepthwiseConv2D
 from emberfleet.core.quantization import (
     fake_quantize,
     fake_quantize_weights,
