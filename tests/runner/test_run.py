@@ -9,7 +9,7 @@ import pytest
 from emberfleet.converters.bundle import build_bundle
 from emberfleet.core.arrays import Float32
 from emberfleet.core.graph import Graph, without_softmax
-from emberfleet.core.integer import quantize
+from emberfleet.core.lowering import quantize
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from emberfleet.runtime.workloads import built_in_model, noise

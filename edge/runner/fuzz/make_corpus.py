@@ -17,7 +17,7 @@ from typing import Any
 
 from emberfleet.converters.opencl.part import KERNELS_FOLDER, PLAN_FILE, write_opencl_part
 from emberfleet.core.bundle import Bundle, encode_bundle
-from emberfleet.core.integer import quantize
+from emberfleet.core.lowering import quantize
 from emberfleet.core.manifest import Manifest, TensorContract
 from emberfleet.core.preprocessing import Preprocessing
 from emberfleet.core.signing import SigningKey
