@@ -14,24 +14,9 @@
 #define MAX_SIDE 4096
 #define MAX_PARTS 1000
 
-enum {
-    FORMAT,
-    NAME,
-    VERSION,
-    CREATED,
-    LABELS,
-    POSITIONS,
-    PREPROCESSING,
-    INPUT,
-    OUTPUT,
-    PLANS,
-    METRICS,
-    PARTS,
-    PARENT,
-    FIELDS
-};
+enum { FORMAT, NAME, VERSION, CREATED, LABELS, POSITIONS, PREPROCESSING, INPUT, OUTPUT, PLANS, METRICS, PARTS, PARENT };
 
-static const char *const FIELD_NAMES[FIELDS] = {
+static const char *const FIELD_NAMES[PARENT + 1] = {
     "format", "model_name", "model_version", "created", "labels", "positions", "preprocessing",
     "input",  "output",     "plans",         "metrics", "parts",  "parent",
 };
@@ -139,10 +124,10 @@ static int check_parts(const json *document, uint32_t object, const container *h
 
 static int read_document(manifest *out, const json *document, const container *held)
 {
-    uint32_t fields[FIELDS];
+    uint32_t fields[PARENT + 1];
     int64_t number;
     span text;
-    if (!json_fields(document, 0, FIELD_NAMES, FIELDS, 1, fields)) return 0;
+    if (!json_fields(document, 0, FIELD_NAMES, PARENT + 1, 1, fields)) return 0;
     if (!json_integer(document, fields[FORMAT], 1, 1, "format", &number)) return 0;
     if (!json_plain(document, fields[NAME], 1, 80, "model_name", &text)) return 0;
     if (!span_of(text, "._-") || strchr("._-", text.at[0]))
