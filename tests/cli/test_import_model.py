@@ -65,7 +65,7 @@ def test_a_summary_says_what_was_read_and_how_to_get_8_bits(tmp_path: Path) -> N
     assert "constants 22" in words
     assert "`emberfleet calibrate` or --calibrate helps" in words
     refused = run("convert", tmp_path / "m", "--out", tmp_path / "m.ember", code=2)
-    assert "import it with --calibrate" in refused
+    assert "emberfleet calibrate" in refused
     run("convert", tmp_path / "m", "--to", "onnx", "--out", tmp_path / "m.onnx")
     run("convert", tmp_path / "m", "--to", "tflite-float", "--out", tmp_path / "m.tflite")
 
@@ -93,6 +93,7 @@ def test_an_imported_model_is_packaged_inspected_retrained_and_run(
     arguments = ("--data", photos, "--out", tmp_path / "two.ember", "--epochs", "20", "--hold-out", "0.34",
                  "--batch", "4", "--trust", trust, "--key", key, "--backend", "numpy", "--json")  # fmt: skip
     result = CliRunner().invoke(app, ["retrain", str(bundle), *map(str, arguments)])
+    assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["classes"][-2:] == ["dark", "light"]
 
 

@@ -264,14 +264,17 @@ def with_classes(model: TrainedModel, classes: tuple[str, ...], seed: int) -> Tr
     if head.channels != positions * len(model.classes):
         raise ConfigError(f"conv2d '{head.name}' is not a classifier: the classes cannot be exchanged")
     count = positions * len(classes)
-    pools = spread_pools_of(graph)
+    behind = {node.name for node in graph.nodes[graph.nodes.index(head) + 1 :]}
+    pools = [name for name in spread_pools_of(graph) if name in behind]
     nodes = [
         replace(node, channels=count)
         if node is head
+        else node
+        if node.name not in behind or not isinstance(node, Reshape)
         else replace(node, shape=(count,))
-        if isinstance(node, Reshape) and set(node.inputs) <= set(pools)
+        if set(node.inputs) <= set(pools)
         else replace(node, shape=(*node.shape[:-1], len(classes)))
-        if isinstance(node, Reshape) and node.shape[-1:] == (len(model.classes),)
+        if node.shape[-1:] == (len(model.classes),)
         else node
         for node in graph.nodes
     ]

@@ -141,7 +141,7 @@ def _joined(most: int, head: bytes, numbers: bytes, codes: bytes) -> bytes:
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_damage_under_the_compression_gives_one_of_our_errors_or_the_same_bundle(data: st.DataObject) -> None:
+def test_damage_under_the_compression_gives_one_of_our_errors_or_the_same_parts(data: st.DataObject) -> None:
     """Flipped bytes seldom get past LZMA: here description, tables, forecasts and steps are hit."""
     wire_file, made = _module_files()
     most, *pieces = _sections(wire_file)
@@ -155,7 +155,8 @@ def test_damage_under_the_compression_gives_one_of_our_errors_or_the_same_bundle
         opened = wire.open_wire(_joined(most, *pieces), TRUSTED)
     except EmberError:
         return
-    assert opened == made
+    found, expected = (Bundle.open(each, TRUSTED) for each in (opened, made))
+    assert found.manifest == expected.manifest  # which parts there are, and their digests
 
 
 def test_what_unpacks_to_more_than_is_stated_or_allowed_takes_no_memory(sent: bytes) -> None:
