@@ -28,11 +28,22 @@ class IntegerTensor:
 
 
 @dataclass(frozen=True, slots=True)
-class IntegerConv:
-    """``out = requantize(bias[o] + sum of (x - input zero point) * weights[o])``; padding adds nothing."""
+class _Unary:
+    """What an operation with one input has in common with the others."""
 
     output: str
     input: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors read."""
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerConv(_Unary):
+    """``out = requantize(bias[o] + sum of (x - input zero point) * weights[o])``; padding adds nothing."""
+
     weights: Int8
     """``(O, KH, KW, C)``."""
     weight_scales: Float32
@@ -48,18 +59,11 @@ class IntegerConv:
     relu: bool
     """Whether outputs are clamped from below at the output's zero point."""
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the tensors read."""
-        return (self.input,)
-
 
 @dataclass(frozen=True, slots=True)
-class IntegerDepthwiseConv:
+class IntegerDepthwiseConv(_Unary):
     """`IntegerConv` whose output channel o reads input channel ``o // depth_multiplier`` alone."""
 
-    output: str
-    input: str
     depth_multiplier: int
     weights: Int8
     """``(O, KH, KW, 1)``."""
@@ -71,58 +75,31 @@ class IntegerDepthwiseConv:
     padding: Padding
     relu: bool
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the tensors read."""
-        return (self.input,)
-
 
 @dataclass(frozen=True, slots=True)
-class IntegerMaxPool:
+class IntegerMaxPool(_Unary):
     """Largest value of each window; the scale is that of the input."""
 
-    output: str
-    input: str
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: Padding
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the tensors read."""
-        return (self.input,)
-
 
 @dataclass(frozen=True, slots=True)
-class IntegerAveragePool:
+class IntegerAveragePool(_Unary):
     """Mean over h and w of int8 values, halves away from zero; the scale is that of the input."""
 
-    output: str
-    input: str
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the tensors read."""
-        return (self.input,)
-
 
 @dataclass(frozen=True, slots=True)
-class IntegerWindowAveragePool:
+class IntegerWindowAveragePool(_Unary):
     """Mean of the pixels in each window, halves away from zero; padding does not count; same scale.
 
     Source: TensorFlow Lite `AveragePool` (int8), kernels/internal/reference/integer_ops/pooling.h.
     """
 
-    output: str
-    input: str
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: Padding
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the tensors read."""
-        return (self.input,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,31 +126,16 @@ class IntegerAdd:
 
 
 @dataclass(frozen=True, slots=True)
-class IntegerRelu:
+class IntegerRelu(_Unary):
     """A ReLU that no convolution or addition could take in: rescaled, then clamped at the zero point."""
 
-    output: str
-    input: str
     multiplier: int
     shift: int
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the tensors read."""
-        return (self.input,)
-
 
 @dataclass(frozen=True, slots=True)
-class IntegerReshape:
+class IntegerReshape(_Unary):
     """The same values under another shape."""
-
-    output: str
-    input: str
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the tensors read."""
-        return (self.input,)
 
 
 IntegerOp: TypeAlias = (
