@@ -41,11 +41,11 @@ class _Unary:
 
 
 @dataclass(frozen=True, slots=True)
-class IntegerConv(_Unary):
-    """``out = requantize(bias[o] + sum of (x - input zero point) * weights[o])``; padding adds nothing."""
+class _Convolution(_Unary):
+    """What both kinds of convolution are made of."""
 
     weights: Int8
-    """``(O, KH, KW, C)``."""
+    """``(O, KH, KW, C)``; depthwise ``(O, KH, KW, 1)``."""
     weight_scales: Float32
     """``(O,)``."""
     bias: Int32
@@ -61,19 +61,15 @@ class IntegerConv(_Unary):
 
 
 @dataclass(frozen=True, slots=True)
-class IntegerDepthwiseConv(_Unary):
+class IntegerConv(_Convolution):
+    """``out = requantize(bias[o] + sum of (x - input zero point) * weights[o])``; padding adds nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerDepthwiseConv(_Convolution):
     """`IntegerConv` whose output channel o reads input channel ``o // depth_multiplier`` alone."""
 
     depth_multiplier: int
-    weights: Int8
-    """``(O, KH, KW, 1)``."""
-    weight_scales: Float32
-    bias: Int32
-    multiplier: Int32
-    shift: Int32
-    stride: tuple[int, int]
-    padding: Padding
-    relu: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,7 @@ class _Lowering:
         else:
             depth = node.multiplier
             self._emit(
-                IntegerDepthwiseConv(out.name, source, depth, q, scales, b, m, s, *slide, out.relu), out
+                IntegerDepthwiseConv(out.name, source, q, scales, b, m, s, *slide, out.relu, depth), out
             )
 
     def _add(self, node: Add) -> None:
