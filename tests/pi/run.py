@@ -11,6 +11,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,16 @@ def main() -> int:
     if missing:
         say.print("Skipped: no emulated Raspberry Pi. It needs " + "; ".join(missing) + ".")
         return 0
-    desk = Desk.make(options.out.resolve() / "pi")
+    rows = run_roots(roots, options.out.resolve() / "pi", say)
+    figures = options.out / "pi.json"
+    figures.write_text(json.dumps({"rows": with_earlier(figures, rows)}, indent=1) + "\n")
+    Console(width=150).print(table_of(rows))
+    return 1 if any("failure" in row for row in rows) else 0
+
+
+def run_roots(roots: Iterable[Path], folder: Path, say: Console) -> list[dict[str, Any]]:
+    """One row for each root, made in `folder`; a root that failed has a ``failure`` and no figures."""
+    desk = Desk.make(folder)
     rows: list[dict[str, Any]] = []
     for root in roots:
         try:
@@ -50,10 +60,7 @@ def main() -> int:
         except (UserlandError, AssertionError, subprocess.CalledProcessError) as error:
             say.print(f"{root.name} failed: {error}", markup=False)
             rows.append({"target": root.name, "ran": [], "failure": str(error).splitlines()[0]})
-    figures = options.out / "pi.json"
-    figures.write_text(json.dumps({"rows": with_earlier(figures, rows)}, indent=1) + "\n")
-    Console(width=150).print(table_of(rows))
-    return 1 if any("failure" in row for row in rows) else 0
+    return rows
 
 
 def with_earlier(figures: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

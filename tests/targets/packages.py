@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from emberfleet.runtime.runtime import Runtime
 from tests.converters.android.building import Desk, build_desktop_library, compile_desktop
+from tests.pi.run import NO_ROOTS, run_roots
+from tests.pi.userland import find_roots, what_is_missing
 from tests.runner.pocl import prepared_library
 from tests.targets.subject import Answer, Subject, TargetError, UnavailableError, run, tool
 
@@ -37,16 +38,21 @@ def raspberrypi(subject: Subject) -> list[Answer]:
     return [Answer(path, ran, subject.int8_agreement(codes, 0))]
 
 
-def _emulated(subject: Subject, roots: Path) -> list[Answer]:
-    run([sys.executable, "-m", "tests.pi.run", str(roots), "--out", str(subject.folder)])
+def _emulated(subject: Subject, folder: Path) -> list[Answer]:
+    roots = find_roots(folder)
+    missing = what_is_missing() + ([] if roots else [NO_ROOTS])
+    if missing:
+        raise UnavailableError("; ".join(missing))
+    desk = subject.folder / "pi"
+    rows = run_roots(roots, desk, Console(stderr=True, soft_wrap=True, highlight=False))
+    failed = [f"{row['target']}: {row['failure']}" for row in rows if "failure" in row]
+    if failed:
+        raise TargetError("; ".join(failed))
     answers = []
-    for row in json.loads((subject.folder / "pi.json").read_text())["rows"]:
-        package = subject.folder / "pi" / "shown" / row["artefact"]
+    for row in rows:
         steps = ", ".join(f"{name} {value}" for name, value in row["agreement"]["logits"].items())
         ran = f"emulated {row['target']}: {', '.join(row['ran'])}"
-        answers.append(Answer(package, ran, f"int8 steps at most: {steps}"))
-    if not answers:
-        raise UnavailableError(f"no root folders of Raspberry Pis in {roots}")
+        answers.append(Answer(desk / "shown" / row["artefact"], ran, f"int8 steps at most: {steps}"))
     return answers
 
 
