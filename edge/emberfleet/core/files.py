@@ -59,7 +59,7 @@ def write_atomically(path: str | Path, data: bytes | Iterable[bytes], mode: int 
             os.unlink(beside)
         raise
     with storage_errors("write", target):
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
 
 
 def write_private(path: str | Path, data: bytes) -> None:
@@ -90,7 +90,8 @@ def _write_all(descriptor: int, piece: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

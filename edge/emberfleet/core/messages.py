@@ -1,8 +1,8 @@
 """Every message between a device and the server, as values with strict codecs.
 
 Control messages are canonical JSON (`core.codec`); an upload is a small header and the sealed update
-behind it. What a server says that a device must not be fooled about, a round's offer, travels in a
-DSSE envelope signed by the server's key, so it is authentic without TLS too. Fields, limits and the
+behind it. What a server says that a device must not be fooled about, a round's offer (`core.offers`),
+travels in a DSSE envelope signed by the server's key, so it is authentic without TLS too. Fields, limits and the
 order of messages are specified in docs/protocol.md.
 """
 
@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Self
 
-from emberfleet.core.codec import MAX_INTEGER, Fields, Scalar, encode_json, to_base64
+from emberfleet.core.codec import MAX_INTEGER, Fields, encode_json, to_base64
 from emberfleet.core.errors import EmberError, FormatError
-from emberfleet.core.signing import SigningKey, VerifyKey, open_envelope, sign_envelope
 from emberfleet.core.updates import UpdatePlan
 
 PROTOCOL: Final = "emberfleet/1"
@@ -29,11 +28,14 @@ MAX_HEADER_BYTES: Final = 8 * 1024
 MAX_SAMPLES: Final = 1_000_000
 """Largest weight one device may claim."""
 MAX_BUNDLE_BYTES: Final = 256 << 20
+MAX_CHUNK_BYTES: Final = 1 << 20
+"""Most bytes of an upload in one request."""
 MAX_SECONDS: Final = 30 * 24 * 3600.0
 MAX_TRUSTED_KEYS: Final = 8
 _UPLOAD_MAGIC: Final = b"EFU1"
 _DEVICE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _ROUND_ID: Final = re.compile(r"[0-9a-f]{32}")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class Reason(StrEnum):
@@ -41,6 +43,8 @@ class Reason(StrEnum):
 
     MALFORMED = "malformed"
     WRONG_LENGTH = "wrong_length"
+    WRONG_OFFSET = "wrong_offset"
+    WRONG_DIGEST = "wrong_digest"
     BAD_SIGNATURE = "bad_signature"
     NOT_ENROLLED = "not_enrolled"
     CLOCK = "clock"
@@ -67,15 +71,28 @@ class Reason(StrEnum):
 
 
 class RefusedError(EmberError):
-    """A request that the server refuses; carries the reason and what the device can do."""
+    """A request that the server refuses; carries the reason and what the device can do.
+
+    Attributes:
+        reason: The word for programs.
+        advice: What to do.
+        retry_after_s: When to come again, where that helps.
+        received: How much of an upload is there, where its next chunk began elsewhere.
+    """
 
     def __init__(
-        self, reason: Reason, text: str, advice: str = "", retry_after_s: float | None = None
+        self,
+        reason: Reason,
+        text: str,
+        advice: str = "",
+        retry_after_s: float | None = None,
+        received: int | None = None,
     ) -> None:
         super().__init__(text)
         self.reason = reason
         self.advice = advice
         self.retry_after_s = retry_after_s
+        self.received = received
 
 
 def device_id_of(public_key: bytes) -> str:
@@ -178,86 +195,11 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class RoundOffer:
-    """A place in a round: what to train, how to send it, and until when.
-
-    Attributes:
-        number: Counts the server's rounds from 1.
-        round_key: The X25519 public key that updates of this round are sealed to.
-        training: Settings of the retraining, read by the runtime (scope, epochs, rate ...).
-        seed: Seed of this round; a device derives its own from it.
-        lease_s: The device must be heard at least this often while it trains; 0 for never.
-        deadline_s: Seconds left when the offer was made; no clocks need to agree.
-    """
-
-    round_id: str
-    number: int
-    device_id: str
-    model: ModelInfo
-    round_key: bytes
-    update: UpdatePlan
-    training: Mapping[str, Scalar]
-    seed: int
-    lease_s: float
-    deadline_s: float
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON value."""
-        return {
-            "protocol": PROTOCOL,
-            "round_id": self.round_id,
-            "number": self.number,
-            "device_id": self.device_id,
-            "model": self.model.to_json(),
-            "round_key": to_base64(self.round_key),
-            "update": self.update.to_json(),
-            "training": dict(self.training),
-            "seed": self.seed,
-            "lease_s": self.lease_s,
-            "deadline_s": self.deadline_s,
-        }
-
-    def sign(self, key: SigningKey) -> bytes:
-        """The offer in an envelope signed by the server."""
-        return sign_envelope(OFFER_TYPE, encode_json(self.to_json()), key)
-
-    @classmethod
-    def open(cls, envelope: bytes, server_key: bytes) -> Self:
-        """Check the server's signature, then read the offer.
-
-        Raises:
-            SignatureError: Not signed by `server_key`.
-            FormatError: Signed, and yet not an offer of this protocol.
-        """
-        return cls.decode(open_envelope(envelope, OFFER_TYPE, [VerifyKey(server_key)]))
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Read the JSON inside the envelope."""
-        fields = Fields.parse(data, "round offer")
-        fields.choice("protocol", (PROTOCOL,))
-        found = cls(
-            round_id=_matched(fields, "round_id", _ROUND_ID),
-            number=fields.integer("number", 1),
-            device_id=_matched(fields, "device_id", _DEVICE_ID),
-            model=ModelInfo.from_fields(fields.nested("model", "round offer's model")),
-            round_key=fields.data("round_key", KEY_BYTES),
-            update=UpdatePlan.from_fields(fields.nested("update", "round offer's update plan")),
-            training=fields.scalars("training"),
-            seed=fields.integer("seed"),
-            lease_s=fields.number("lease_s", 0, MAX_SECONDS),
-            deadline_s=fields.number("deadline_s", 0, MAX_SECONDS),
-        )
-        fields.done()
-        return found
-
-
-@dataclass(frozen=True, slots=True)
 class WorkReply:
     """The answer to a device that asks for work: the model to have, and perhaps a round's offer.
 
     Attributes:
-        offer: The signed envelope of a `RoundOffer`, or None: nothing to do now.
+        offer: The signed envelope of a `core.offers.RoundOffer`, or None: nothing to do now.
         retry_after_s: How long to wait before asking again.
     """
 
@@ -359,6 +301,33 @@ def max_upload_bytes(plan: UpdatePlan, seal_overhead: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class UploadProgress:
+    """How much of an upload the server has: where the next chunk begins.
+
+    Attributes:
+        received: Bytes there, from the beginning.
+        size: Bytes of the whole upload; 0 where nothing came yet.
+        digest: SHA-256 of the whole upload, as announced; empty where nothing came yet.
+    """
+
+    received: int
+    size: int
+    digest: str
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return encode_json({"received": self.received, "size": self.size, "digest": self.digest})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read what `encode` wrote."""
+        fields = Fields.parse(data, "upload progress", MAX_SMALL_BYTES)
+        found = cls(fields.integer("received"), fields.integer("size"), fields.text("digest", 64, default=""))
+        fields.done()
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """The server has the update; it counts once, however often it is sent."""
 
@@ -386,12 +355,15 @@ class ErrorReply:
     error: str
     advice: str = ""
     retry_after_s: float | None = None
+    received: int | None = None
 
     def encode(self) -> bytes:
         """As JSON."""
         found: dict[str, Any] = {"reason": self.reason.value, "error": self.error, "advice": self.advice}
         if self.retry_after_s is not None:
             found["retry_after_s"] = self.retry_after_s
+        if self.received is not None:
+            found["received"] = self.received
         return encode_json(found)
 
     @classmethod
@@ -401,8 +373,15 @@ class ErrorReply:
         reason = Reason(fields.choice("reason", tuple(reason.value for reason in Reason)))
         error, advice = fields.text("error", 1000), fields.text("advice", 1000, default="")
         retry_after_s = fields.number("retry_after_s", -1, MAX_SECONDS, default=-1.0)
+        received = fields.integer("received", -1, default=-1)
         fields.done()
-        return cls(reason, error, advice, None if retry_after_s < 0 else retry_after_s)
+        return cls(
+            reason,
+            error,
+            advice,
+            None if retry_after_s < 0 else retry_after_s,
+            None if received < 0 else received,
+        )
 
 
 def check_round_id(text: str) -> str:
@@ -412,11 +391,30 @@ def check_round_id(text: str) -> str:
     return text
 
 
+def check_device_id(text: str) -> str:
+    """A device's id; raises `FormatError` for anything else."""
+    if not _DEVICE_ID.fullmatch(text):
+        raise FormatError("device id: expected 32 hexadecimal digits")
+    return text
+
+
 def check_version(text: str) -> int:
     """A model's version as it stands in a path or query."""
+    return check_number(text, "model version")
+
+
+def check_number(text: str, what: str) -> int:
+    """A whole number as it stands in a path or query."""
     if not text.isascii() or not text.isdigit() or len(text) > 16 or int(text) > MAX_INTEGER:
-        raise FormatError("model version: expected a whole number")
+        raise FormatError(f"{what}: expected a whole number")
     return int(text)
+
+
+def check_digest(text: str) -> str:
+    """A SHA-256 digest as it stands in a query."""
+    if not _DIGEST.fullmatch(text):
+        raise FormatError("digest: expected 64 hexadecimal digits")
+    return text
 
 
 def _matched(fields: Fields, name: str, pattern: re.Pattern[str]) -> str:

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 STATUS: Final[Mapping[Reason, int]] = {
     Reason.MALFORMED: 400,
     Reason.WRONG_LENGTH: 400,
+    Reason.WRONG_DIGEST: 400,
     Reason.NOT_SEALED: 400,
     Reason.BAD_SIGNATURE: 401,
     Reason.NOT_ENROLLED: 401,
@@ -40,6 +41,7 @@ STATUS: Final[Mapping[Reason, int]] = {
     Reason.METHOD: 405,
     Reason.SLOW: 408,
     Reason.OTHER_ROUND: 409,
+    Reason.WRONG_OFFSET: 409,
     Reason.OTHER_MODEL: 409,
     Reason.ALREADY_ACCEPTED: 409,
     Reason.LATE: 410,
@@ -71,7 +73,7 @@ FAMILIES: Final[tuple[tuple[type[EmberError], Reason, str], ...]] = (
 def describe_refusal(error: EmberError) -> ErrorReply:
     """What a device is told about an error."""
     if isinstance(error, RefusedError):
-        return ErrorReply(error.reason, str(error), error.advice, error.retry_after_s)
+        return ErrorReply(error.reason, str(error), error.advice, error.retry_after_s, error.received)
     for family, reason, advice in FAMILIES:
         if isinstance(error, family):
             return ErrorReply(reason, _printable(str(error)), advice)
