@@ -21,7 +21,7 @@ static const char HELP[] =
     "Without --input it says what the bundle holds and takes.\n"
     "\n"
     "  --key KEY         Public key that has signed the bundle: 44 characters of base64, as\n"
-    "                    'emberfleet keys' shows it. May be given several times: one is enough.\n"
+    "                    'emberfleet convert' prints it. May be given several times: one is enough.\n"
     "  --verified        You have verified the file by other means: its signature is not looked at.\n"
     "  --input FILE      The image: a .ppm or .pgm (binary, 8 bits, of the bundle's size), or any other\n"
     "                    file as H x W x C float32 numbers, preprocessed, as numpy's tofile writes them.\n"
@@ -36,7 +36,7 @@ static const char HELP[] =
     "Exit codes: 0 done, 1 failed (the reason is on the standard error), 2 the command is wrong.\n"
     "\n"
     "Example:\n"
-    "  ember-run model.ember --key \"$(cat model.pub)\" --input cat.ppm\n";
+    "  ember-run model.ember --key \"PUBLIC KEY\" --input cat.ppm\n";
 
 typedef struct command {
     const char *bundle, *input;
