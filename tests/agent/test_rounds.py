@@ -18,24 +18,23 @@ from emberfleet.agent.rounds import (
 )
 from emberfleet.core.codec import NotFiniteError
 from emberfleet.core.errors import RoundError, SealError
-from emberfleet.core.messages import SEAL_INFO, ModelInfo, RoundOffer, Upload
+from emberfleet.core.messages import SEAL_INFO, ModelInfo, Upload
+from emberfleet.core.offers import RoundOffer, RoundTerms
 from emberfleet.core.sealing import SealingKey
 from emberfleet.core.updates import TensorPlan, UpdatePlan, decode_update
 
 KEY = SealingKey.generate()
 DEVICE = "d" * 32
-OFFER = RoundOffer(
+TERMS = RoundTerms(
     round_id="a" * 32,
     number=4,
-    device_id=DEVICE,
     model=ModelInfo(2, "c" * 64, 100),
     round_key=KEY.public,
     update=UpdatePlan((TensorPlan("w", (3,), 1.0),)),
     training={},
     seed=9,
-    lease_s=0.0,
-    deadline_s=60.0,
 )
+OFFER = RoundOffer(TERMS, DEVICE, lease_s=0.0, deadline_s=60.0)
 OLD = {"w": np.zeros(3, np.float32)}
 RESULT = Retrained(OLD, {"w": np.array([0.1, -0.2, 5.0], np.float32)}, 12, {"loss": 0.5})
 
@@ -44,10 +43,10 @@ def test_what_is_sent_opens_with_the_rounds_key_and_holds_the_clipped_change() -
     round_ = finish_training(consider_offer(OFFER, DEVICE, 2, "", now=0), RESULT, now=30)
     assert round_.stage is Stage.TRAINED
     upload = Upload.decode(round_.body)
-    assert (upload.header.round_id, upload.header.model_version) == (OFFER.round_id, 2)
+    assert (upload.header.round_id, upload.header.model_version) == (TERMS.round_id, 2)
     assert (upload.header.device_id, upload.header.sample_count) == (DEVICE, 12)
     payload = KEY.open(upload.sealed, SEAL_INFO, upload.associated_data)
-    np.testing.assert_allclose(decode_update(payload, OFFER.update)["w"], [0.1, -0.2, 1.0], atol=1 / 32767)
+    np.testing.assert_allclose(decode_update(payload, TERMS.update)["w"], [0.1, -0.2, 1.0], atol=1 / 32767)
     assert note_sent(round_).stage is Stage.SENT
 
 
@@ -103,6 +102,10 @@ def test_one_update_is_made_and_sent_per_round() -> None:
 
 
 def test_seeds_differ_between_devices_and_rounds_and_repeat() -> None:
-    seeds = [seed_of(replace(OFFER, device_id=device * 32, seed=seed)) for device in "ab" for seed in (1, 2)]
+    seeds = [
+        seed_of(replace(OFFER, device_id=device * 32, terms=replace(TERMS, seed=seed)))
+        for device in "ab"
+        for seed in (1, 2)
+    ]
     assert len(set(seeds)) == 4
     assert seed_of(OFFER) == seed_of(OFFER)

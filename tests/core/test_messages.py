@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emberfleet.core.errors import FormatError, SignatureError
+from emberfleet.core.errors import FormatError
 from emberfleet.core.messages import (
     EnrolReply,
     EnrolRequest,
@@ -18,7 +18,6 @@ from emberfleet.core.messages import (
     ModelInfo,
     Reason,
     Receipt,
-    RoundOffer,
     UpdateHeader,
     Upload,
     WorkReply,
@@ -27,23 +26,9 @@ from emberfleet.core.messages import (
     device_id_of,
     fingerprint_of,
 )
-from emberfleet.core.signing import SigningKey
-from emberfleet.core.updates import TensorPlan, UpdatePlan
 
 ROUND, DEVICE = "0" * 31 + "a", "b" * 32
 MODEL = ModelInfo(3, "c" * 64, 1000)
-OFFER = RoundOffer(
-    round_id=ROUND,
-    number=7,
-    device_id=DEVICE,
-    model=MODEL,
-    round_key=b"k" * 32,
-    update=UpdatePlan((TensorPlan("w", (2,), 1.0),)),
-    training={"scope": "head", "epochs": 2, "rate": 0.1, "augment": True},
-    seed=1,
-    lease_s=5.0,
-    deadline_s=60.0,
-)
 HEADER = UpdateHeader(ROUND, 3, DEVICE, 15, {"loss": 0.5})
 MESSAGES: list[tuple[Any, Callable[[bytes], Any]]] = [
     (EnrolRequest("token", b"p" * 32, "kitchen"), EnrolRequest.decode),
@@ -56,7 +41,7 @@ MESSAGES: list[tuple[Any, Callable[[bytes], Any]]] = [
     (ErrorReply(Reason.LATE, "too late", "come again"), ErrorReply.decode),
     (ErrorReply(Reason.BUSY, "busy", "", 3.0), ErrorReply.decode),
 ]
-DECODERS = sorted({decode for _, decode in MESSAGES} | {RoundOffer.decode, Upload.decode}, key=repr)
+DECODERS = sorted({decode for _, decode in MESSAGES} | {Upload.decode}, key=repr)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
@@ -103,14 +88,6 @@ def test_any_value_in_any_field_raises_nothing_but_a_format_error(
         decode(json.dumps(fields).encode())
     except FormatError:
         return
-
-
-def test_an_offer_opens_under_its_servers_key_alone() -> None:
-    key = SigningKey.generate()
-    envelope = OFFER.sign(key)
-    assert RoundOffer.open(envelope, key.verify_key.raw) == OFFER
-    with pytest.raises(SignatureError):
-        RoundOffer.open(envelope, SigningKey.generate().verify_key.raw)
 
 
 def test_an_upload_comes_apart_as_it_was_joined() -> None:

@@ -27,7 +27,8 @@ from emberfleet.agent.rounds import (
 from emberfleet.agent.samples import HELD_OUT_SHARE, Samples, SampleStore
 from emberfleet.core.codec import Scalar
 from emberfleet.core.errors import EmberError
-from emberfleet.core.messages import ModelInfo, Reason, RefusedError, RoundOffer
+from emberfleet.core.messages import ModelInfo, Reason, RefusedError
+from emberfleet.core.offers import RoundOffer
 
 log = logging.getLogger(__name__)
 WAIT_S: Final = 20
@@ -151,34 +152,34 @@ class Agent:
                     stop.wait(PAUSE_S)
 
     def _take_part(self, round_: DeviceRound) -> Turn:
-        offer = round_.offer
+        offer, terms = round_.offer, round_.offer.terms
         bundle = self.models.path()
         assert bundle is not None
-        left = Turn(Outcome.LEFT, offer.model.version, offer.number)
+        left = Turn(Outcome.LEFT, terms.model.version, terms.number)
         try:
             with self._heartbeat(offer):
-                result = self._retrain(bundle, self.samples.load(), offer.training, seed_of(offer))
+                result = self._retrain(bundle, self.samples.load(), terms.training, seed_of(offer))
             round_ = finish_training(round_, result, self._clock())
         except EmberError as error:
-            log.warning("round %d: no update is sent: %s", offer.number, error)
+            log.warning("round %d: no update is sent: %s", terms.number, error)
             self._decline(leave_round(round_))
             return replace(left, text=str(error))
         except BaseException:
             self._decline(leave_round(round_))
             raise
         try:
-            self._client.send_update(offer.round_id, round_.body)
+            self._client.send_update(terms.round_id, round_.body)
         except RefusedError as error:
-            log.warning("round %d: the update was refused: %s", offer.number, error)
-            self._last_sent = offer.round_id
+            log.warning("round %d: the update was refused: %s", terms.number, error)
+            self._last_sent = terms.round_id
             return replace(left, text=str(error))
         note_sent(round_)
-        self._last_sent = offer.round_id
+        self._last_sent = terms.round_id
         return replace(left, outcome=Outcome.SENT)
 
     def _decline(self, round_: DeviceRound) -> None:
         with contextlib.suppress(RefusedError, UnreachableError):
-            self._client.decline(round_.offer.round_id)
+            self._client.decline(round_.offer.terms.round_id)
 
     @contextlib.contextmanager
     def _heartbeat(self, offer: RoundOffer) -> Iterator[None]:
@@ -191,7 +192,7 @@ class Agent:
         def beat() -> None:
             while not done.wait(offer.lease_s / 3):
                 try:
-                    self._client.alive(offer.round_id)
+                    self._client.alive(offer.terms.round_id)
                 except RefusedError:
                     return
                 except EmberError as error:

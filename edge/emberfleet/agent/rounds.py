@@ -16,7 +16,8 @@ import numpy as np
 
 from emberfleet.core.arrays import Tensors
 from emberfleet.core.errors import RoundError
-from emberfleet.core.messages import MAX_SAMPLES, SEAL_INFO, RoundOffer, UpdateHeader, Upload
+from emberfleet.core.messages import MAX_SAMPLES, SEAL_INFO, UpdateHeader, Upload
+from emberfleet.core.offers import RoundOffer
 from emberfleet.core.sealing import seal
 from emberfleet.core.updates import encode_update
 
@@ -63,18 +64,21 @@ def consider_offer(
     Raises:
         RoundError: It is for another device or model, or of a round this device has sent to.
     """
+    terms = offer.terms
     if offer.device_id != device_id:
-        raise RoundError(f"round {offer.number}: the offer is for another device")
-    if offer.model.version != model_version:
-        raise RoundError(f"round {offer.number}: on model {offer.model.version}, expected {model_version}")
-    if offer.round_id == last_sent:
-        raise RoundError(f"round {offer.number}: this device has sent its update already")
+        raise RoundError(f"round {terms.number}: the offer is for another device")
+    if terms.model.version != model_version:
+        raise RoundError(f"round {terms.number}: on model {terms.model.version}, expected {model_version}")
+    if terms.round_id == last_sent:
+        raise RoundError(f"round {terms.number}: this device has sent its update already")
+    if terms.round_key is None:
+        raise RoundError(f"round {terms.number}: in mode {terms.mode}, expected sealed")
     return DeviceRound(offer, now)
 
 
 def seed_of(offer: RoundOffer) -> int:
     """The device's own seed: differs between devices and rounds, repeats with them."""
-    digest = hashlib.sha256(f"{offer.seed}/{offer.device_id}".encode()).digest()
+    digest = hashlib.sha256(f"{offer.terms.seed}/{offer.device_id}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
 
@@ -86,19 +90,20 @@ def finish_training(round_: DeviceRound, result: Retrained, now: float) -> Devic
         ShapeError, NotFiniteError: The result is not an update of the plan.
     """
     _require(round_, Stage.CONSIDERED)
-    offer = round_.offer
+    offer, terms = round_.offer, round_.offer.terms
+    assert terms.round_key is not None
     if now >= round_.deadline_at:
-        raise RoundError(f"round {offer.number}: training ended after the deadline")
+        raise RoundError(f"round {terms.number}: training ended after the deadline")
     if not 1 <= result.sample_count <= MAX_SAMPLES:
-        raise RoundError(f"round {offer.number}: trained on {result.sample_count} samples")
-    payload = encode_update(result.old, result.new, offer.update, np.random.default_rng(seed_of(offer)))
+        raise RoundError(f"round {terms.number}: trained on {result.sample_count} samples")
+    payload = encode_update(result.old, result.new, terms.update, np.random.default_rng(seed_of(offer)))
     header = UpdateHeader(
-        offer.round_id, offer.model.version, offer.device_id, result.sample_count, result.metrics
+        terms.round_id, terms.model.version, offer.device_id, result.sample_count, result.metrics
     ).encode()
     return replace(
         round_,
         stage=Stage.TRAINED,
-        body=Upload.join(header, seal(offer.round_key, payload, SEAL_INFO, header)),
+        body=Upload.join(header, seal(terms.round_key, payload, SEAL_INFO, header)),
     )
 
 
@@ -111,10 +116,10 @@ def note_sent(round_: DeviceRound) -> DeviceRound:
 def leave_round(round_: DeviceRound) -> DeviceRound:
     """No update will come."""
     if round_.stage is Stage.SENT:
-        raise RoundError(f"round {round_.offer.number}: the update was sent already")
+        raise RoundError(f"round {round_.offer.terms.number}: the update was sent already")
     return replace(round_, stage=Stage.LEFT, body=b"")
 
 
 def _require(round_: DeviceRound, stage: Stage) -> None:
     if round_.stage is not stage:
-        raise RoundError(f"round {round_.offer.number} is {round_.stage} here, expected {stage}")
+        raise RoundError(f"round {round_.offer.terms.number} is {round_.stage} here, expected {stage}")

@@ -2,8 +2,8 @@
 
 Control messages are canonical JSON (`core.codec`); an upload is a small header and the sealed update
 behind it. What a server says that a device must not be fooled about, a round's offer (`core.offers`),
-travels in a DSSE envelope signed by the server's key, so it is authentic without TLS too. Fields, limits and the
-order of messages are specified in docs/protocol.md.
+travels in a DSSE envelope signed by the server's key, so it is authentic without TLS too. Fields, limits
+and the order of messages are specified in docs/protocol.md.
 """
 
 from __future__ import annotations

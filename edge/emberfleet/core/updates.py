@@ -127,7 +127,7 @@ class UpdatePlan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as a JSON value."""
-        listed = [[tensor.name, list(tensor.shape), tensor.clip] for tensor in self.tensors]
+        listed = [[tensor.name, list(tensor.shape), float(tensor.clip)] for tensor in self.tensors]
         return {"bits": self.bits, "tensors": listed}
 
     @classmethod

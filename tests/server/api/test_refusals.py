@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import struct
@@ -21,12 +22,12 @@ from emberfleet.core.messages import (
     EnrolRequest,
     Reason,
     Receipt,
-    RoundOffer,
     UpdateHeader,
     Upload,
     WorkReply,
     device_id_of,
 )
+from emberfleet.core.offers import RoundOffer
 from emberfleet.core.requests import CLOCK_WINDOW_S, sign_request
 from emberfleet.core.sealing import SealingKey, seal
 from emberfleet.core.signing import SigningKey
@@ -60,10 +61,15 @@ class Caller:
         headers = self.headers(method, target, body, **changes)
         return httpx.request(method, self.address + target, content=body or None, headers=headers)
 
+    def put(self, body: bytes, **changes: Any) -> httpx.Response:
+        """Send an update in one chunk."""
+        digest = hashlib.sha256(body).hexdigest()
+        return self.ask("PUT", f"{self.target}?offset=0&size={len(body)}&digest={digest}", body, **changes)
+
     @property
     def target(self) -> str:
         assert self.offer is not None
-        return f"/v1/rounds/{self.offer.round_id}/update"
+        return f"/v1/rounds/{self.offer.terms.round_id}/update"
 
     def body(
         self, payload: bytes | None = None, header: UpdateHeader | None = None, key: bytes = b""
@@ -71,16 +77,18 @@ class Caller:
         assert self.offer is not None
         offer = self.offer
         written = (header or self.header()).encode()
-        content = bytes(offer.update.size_bytes) if payload is None else payload
-        return Upload.join(written, seal(key or offer.round_key, content, SEAL_INFO, written))
+        content = bytes(offer.terms.update.size_bytes) if payload is None else payload
+        return Upload.join(written, seal(key or offer.terms.round_key or b"", content, SEAL_INFO, written))
 
     def header(self) -> UpdateHeader:
         assert self.offer is not None
-        return UpdateHeader(self.offer.round_id, self.offer.model.version, self.identity.device_id, 5)
+        return UpdateHeader(
+            self.offer.terms.round_id, self.offer.terms.model.version, self.identity.device_id, 5
+        )
 
     def floats(self, value: float) -> bytes:
         assert self.offer is not None
-        values = np.zeros(self.offer.update.size, "<f4")
+        values = np.zeros(self.offer.terms.update.size, "<f4")
         values[3] = value
         return values.tobytes()
 
@@ -126,10 +134,10 @@ BAD_UPLOADS: dict[str, tuple[Callable[[Any], bytes], int, str]] = {
     "infinity": (lambda c: c.body(c.floats(-np.inf)), 422, "not_finite"),
     "NaN in the metrics": (lambda c: c.body().replace(b'"metrics":{}', b'"metrics":NaN'), 422, "not_finite"),
     "a million times too large": (lambda c: c.body(c.floats(1e6)), 422, "out_of_range"),
-    "one value too few": (lambda c: c.body(bytes(c.offer.update.size_bytes - 4)), 400, "wrong_length"),
+    "one value too few": (lambda c: c.body(bytes(c.offer.terms.update.size_bytes - 4)), 400, "wrong_length"),
     "one value alone": (lambda c: c.body(bytes(4)), 400, "wrong_length"),
     "no value": (lambda c: c.body(b""), 400, "wrong_length"),
-    "one value too many": (lambda c: c.body(bytes(c.offer.update.size_bytes + 4)), 400, "wrong_length"),
+    "one value too many": (lambda c: c.body(bytes(c.offer.terms.update.size_bytes + 4)), 400, "wrong_length"),
     "megabytes": (lambda c: bytes(1 << 20), 413, "too_large"),
     "not an upload": (lambda c: b"hello", 400, "malformed"),
     "nothing": (lambda c: b"", 400, "malformed"),
@@ -148,7 +156,7 @@ BAD_UPLOADS: dict[str, tuple[Callable[[Any], bytes], int, str]] = {
 @pytest.mark.parametrize("name", BAD_UPLOADS)
 def test_a_bad_upload_is_refused_and_does_not_count(name: str, server: RunningServer, chosen: Caller) -> None:
     make, status, reason = BAD_UPLOADS[name]
-    check(chosen.ask("POST", chosen.target, make(chosen)), status, reason)
+    check(chosen.put(make(chosen)), status, reason)
     assert server.status()["round"]["accepted"] == 0
 
 
@@ -162,22 +170,23 @@ def test_a_captured_request_is_refused_when_replayed(server: RunningServer, chos
 def test_a_device_that_is_not_enrolled_is_refused(chosen: Caller) -> None:
     key = SigningKey.generate()
     stranger = {"key": key, "device_id": device_id_of(key.verify_key.raw)}
-    check(chosen.ask("POST", chosen.target, chosen.body(), **stranger), 401, "not_enrolled")
+    check(chosen.put(chosen.body(), **stranger), 401, "not_enrolled")
 
 
 def test_a_forged_signature_is_refused(chosen: Caller) -> None:
-    check(chosen.ask("POST", chosen.target, chosen.body(), key=SigningKey.generate()), 401, "bad_signature")
+    check(chosen.put(chosen.body(), key=SigningKey.generate()), 401, "bad_signature")
 
 
 def test_an_unsigned_request_is_refused(server: RunningServer, chosen: Caller) -> None:
-    for method, target in (("GET", "/v1/work"), ("GET", "/v1/models/1/bundle"), ("POST", chosen.target)):
+    for method, target in (("GET", "/v1/work"), ("GET", "/v1/models/1/bundle"), ("PUT", chosen.target)):
         check(httpx.request(method, server.address + target), 401, "bad_signature")
 
 
 def test_a_changed_body_is_refused(server: RunningServer, chosen: Caller) -> None:
     body = chosen.body()
-    headers = chosen.headers("POST", chosen.target, body)
-    answer = httpx.post(server.address + chosen.target, content=body[:-1] + b"x", headers=headers)
+    target = f"{chosen.target}?offset=0&size={len(body)}&digest={'0' * 64}"
+    headers = chosen.headers("PUT", target, body)
+    answer = httpx.put(server.address + target, content=body[:-1] + b"x", headers=headers)
     check(answer, 401, "bad_signature")
 
 
@@ -187,35 +196,39 @@ def test_a_wrong_clock_is_refused(chosen: Caller, offset: float) -> None:
 
 
 def test_a_device_that_was_not_asked_is_refused(chosen: Caller, spare: Caller) -> None:
-    for place in ("update", "alive", "decline"):
-        target = chosen.target.replace("update", place)
-        check(spare.ask("POST", target, b"x"), 403, "not_in_cohort")
+    for place in ("alive", "decline"):
+        check(spare.ask("POST", chosen.target.replace("update", place), b"x"), 403, "not_in_cohort")
+    check(spare.put(b"x"), 403, "not_in_cohort")
+    check(spare.ask("GET", spare.target), 403, "not_in_cohort")
 
 
 def test_a_round_that_does_not_exist_is_refused(chosen: Caller) -> None:
-    check(chosen.ask("POST", f"/v1/rounds/{'e' * 32}/update", b"x"), 409, "other_round")
-    check(chosen.ask("POST", "/v1/rounds/..%2f..%2fetc/update", b"x"), 404, "not_found")
-    check(chosen.ask("POST", "/v1/rounds/latest/update", b"x"), 400, "malformed")
+    announced = f"?offset=0&size=1&digest={'0' * 64}"
+    check(chosen.ask("PUT", f"/v1/rounds/{'e' * 32}/update{announced}", b"x"), 409, "other_round")
+    check(chosen.ask("PUT", f"/v1/rounds/..%2f..%2fetc/update{announced}", b"x"), 404, "not_found")
+    check(chosen.ask("PUT", f"/v1/rounds/latest/update{announced}", b"x"), 400, "malformed")
 
 
 def test_a_body_of_ten_gigabytes_is_refused_before_it_is_sent(server: RunningServer, chosen: Caller) -> None:
+    target = f"{chosen.target}?offset=0&size=5&digest={'0' * 64}"
     headers = {
-        **chosen.headers("POST", chosen.target, b"x"),
+        **chosen.headers("PUT", target, b"x"),
         "Content-Length": str(10 << 30),
         "Host": "server",
     }
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     host, port = server.address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
-        connection.sendall(f"POST {chosen.target} HTTP/1.1\r\n{lines}\r\n".encode())
+        connection.sendall(f"PUT {target} HTTP/1.1\r\n{lines}\r\n".encode())
         answer = connection.recv(65536)
         assert answer.startswith(b"HTTP/1.1 413")
 
 
 def test_a_body_that_does_not_say_its_length_is_refused(server: RunningServer, chosen: Caller) -> None:
-    headers = chosen.headers("POST", chosen.target, b"xy")
+    target = f"{chosen.target}?offset=0&size=2&digest={'0' * 64}"
+    headers = chosen.headers("PUT", target, b"xy")
     pieces = iter((b"x", b"y"))
-    answer = httpx.post(server.address + chosen.target, content=pieces, headers=headers)
+    answer = httpx.put(server.address + target, content=pieces, headers=headers)
     check(answer, 411, "length_required")
 
 
@@ -267,11 +280,11 @@ def test_a_revoked_device_is_shut_out_at_once(server: RunningServer, tmp_path: P
 
 def test_a_good_update_counts_once_and_the_next_is_late(server: RunningServer, chosen: Caller) -> None:
     body = chosen.body()
-    first = chosen.ask("POST", chosen.target, body)
+    first = chosen.put(body)
     assert Receipt.decode(first.content).accepted == 1
     server.wait_for_rounds(1)
-    check(chosen.ask("POST", chosen.target, body), 410, "late")
-    check(chosen.ask("POST", chosen.target, chosen.body(chosen.floats(0.1))), 410, "late")
+    check(chosen.put(body), 410, "late")
+    check(chosen.put(chosen.body(chosen.floats(0.1))), 410, "late")
     for name, value in server.model(2).items():
         np.testing.assert_array_equal(value, small_model()[name])
 
@@ -285,7 +298,7 @@ def test_every_reason_has_a_status_and_every_status_is_of_the_right_kind() -> No
 
 
 def test_a_refusal_is_small_and_says_nothing_of_the_server(chosen: Caller) -> None:
-    answer = chosen.ask("POST", chosen.target, chosen.body() + struct.pack("<f", 1.0))
+    answer = chosen.put(chosen.body() + struct.pack("<f", 1.0))
     text = json.dumps(answer.json())
     assert len(text) < 500
     assert "/" not in text.replace("docs/protocol.md", "").replace("application/json", "")

@@ -15,11 +15,11 @@ from emberfleet.core.messages import (
     SEAL_INFO,
     Reason,
     RefusedError,
-    RoundOffer,
     UpdateHeader,
     Upload,
     WorkReply,
 )
+from emberfleet.core.offers import RoundOffer
 from emberfleet.core.sealing import seal
 from emberfleet.core.signing import SigningKey
 from emberfleet.server.fleet import Fleet, ServerConfig, init_server
@@ -76,9 +76,9 @@ async def offers(coordinator: Coordinator, key: bytes) -> list[RoundOffer]:
 
 
 def body_of(offer: RoundOffer, value: int = 0, samples: int = 1) -> bytes:
-    header = UpdateHeader(offer.round_id, offer.model.version, offer.device_id, samples).encode()
-    payload = np.full(offer.update.size, value, offer.update.wire_type).tobytes()
-    return Upload.join(header, seal(offer.round_key, payload, SEAL_INFO, header))
+    header = UpdateHeader(offer.terms.round_id, offer.terms.model.version, offer.device_id, samples).encode()
+    payload = np.full(offer.terms.update.size, value, offer.terms.update.wire_type).tobytes()
+    return Upload.join(header, seal(offer.terms.round_key or b"", payload, SEAL_INFO, header))
 
 
 async def until_model(coordinator: Coordinator, version: int) -> None:
@@ -92,14 +92,14 @@ def test_an_update_sent_again_gives_the_same_receipt_and_counts_once(tmp_path: P
     async def scenario(coordinator: Coordinator) -> None:
         first, second = await offers(coordinator, fleet.server_key.verify_key.raw)
         body = body_of(first, 32767, samples=3)
-        receipt = coordinator.accept_upload(first.round_id, DEVICES[0], body)
-        assert coordinator.accept_upload(first.round_id, DEVICES[0], body) == receipt
+        receipt = coordinator.accept_upload(first.terms.round_id, DEVICES[0], body)
+        assert coordinator.accept_upload(first.terms.round_id, DEVICES[0], body) == receipt
         with pytest.raises(RefusedError) as caught:
-            coordinator.accept_upload(first.round_id, DEVICES[0], body_of(first, 32767))
+            coordinator.accept_upload(first.terms.round_id, DEVICES[0], body_of(first, 32767))
         assert caught.value.reason is Reason.ALREADY_ACCEPTED
         stored = list((tmp_path / "server" / "rounds").rglob("*.update"))
         assert [path.read_bytes() for path in stored] == [body]
-        coordinator.accept_upload(second.round_id, DEVICES[1], body_of(second, 0, samples=1))
+        coordinator.accept_upload(second.terms.round_id, DEVICES[1], body_of(second, 0, samples=1))
         await until_model(coordinator, 2)
         assert not list((tmp_path / "server" / "rounds").iterdir())
         _, path = fleet.registry.path(2) or (None, Path())
@@ -118,8 +118,8 @@ def test_a_refused_update_leaves_the_device_free_to_send_a_good_one(tmp_path: Pa
         first, _ = await offers(coordinator, fleet.server_key.verify_key.raw)
         wrong = body_of(replace(first, model=replace(first.model, version=9)))
         with pytest.raises(RefusedError):
-            coordinator.accept_upload(first.round_id, DEVICES[0], wrong)
-        assert coordinator.accept_upload(first.round_id, DEVICES[0], body_of(first)).accepted == 1
+            coordinator.accept_upload(first.terms.round_id, DEVICES[0], wrong)
+        assert coordinator.accept_upload(first.terms.round_id, DEVICES[0], body_of(first)).accepted == 1
 
     play(fleet, scenario)
 
@@ -132,7 +132,7 @@ def test_a_publisher_that_fails_fails_the_round_and_not_the_server(tmp_path: Pat
 
     async def scenario(coordinator: Coordinator) -> None:
         for offer in await offers(coordinator, fleet.server_key.verify_key.raw):
-            coordinator.accept_upload(offer.round_id, offer.device_id, body_of(offer))
+            coordinator.accept_upload(offer.terms.round_id, offer.device_id, body_of(offer))
         while not any(row.phase == "failed" for row in fleet.database.rounds()):
             await asyncio.sleep(0.01)
         assert "no converter" in fleet.database.rounds()[0].failure

@@ -23,11 +23,11 @@ from emberfleet.core.messages import (
     Reason,
     Receipt,
     RefusedError,
-    RoundOffer,
     Upload,
     WorkReply,
     max_upload_bytes,
 )
+from emberfleet.core.offers import RoundOffer, RoundTerms
 from emberfleet.core.sealing import OVERHEAD_BYTES, SealingKey
 from emberfleet.core.signing import SigningKey
 from emberfleet.core.updates import UpdatePlan, read_update
@@ -343,18 +343,17 @@ class Coordinator:
 
     def _offer(self, running: Running, device_id: str, now: float) -> bytes:
         round_ = running.round
-        return RoundOffer(
+        terms = RoundTerms(
             round_id=round_.id,
             number=round_.number,
-            device_id=device_id,
             model=self._model,
             round_key=running.key.public,
             update=running.update,
             training=round_.plan.training_of(round_.number),
             seed=round_.plan.seed * 1_000_003 % (1 << 40) + round_.number,
-            lease_s=round_.plan.lease_s,
-            deadline_s=max(0.0, round_.deadline_at - now),
-        ).sign(self._key)
+        )
+        left_s = max(0.0, round_.deadline_at - now)
+        return RoundOffer(terms, device_id, round_.plan.lease_s, left_s).sign(self._key)
 
     def _round_of(self, round_id: str, device_id: str) -> Running:
         running = self._running
