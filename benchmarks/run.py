@@ -23,8 +23,9 @@ from rich.console import Console
 from benchmarks.engine import chart, compare, results, table
 from benchmarks.engine.works import WORKS
 from benchmarks.measure import averaging, inference, memory, packages, rounds, secure, startup, training
-from benchmarks.measure.setting import Setting, describe_machine
+from benchmarks.measure.setting import LIBRARIES, Setting
 from benchmarks.measure.tables import show
+from emberfleet.cli.fleet_figures.machine import describe_machine
 
 ENGINE = "engine"
 SUBJECTS: Mapping[str, Callable[[Setting], dict[str, Any]]] = {
@@ -48,7 +49,7 @@ class Run:
 
     def __init__(self, folder: Path, setting: Setting, say: Console) -> None:
         self._folder, self._setting, self._say = folder, setting, say
-        self._machine = describe_machine()
+        self._machine = describe_machine(LIBRARIES)
         self._begin = time.perf_counter()
         self._summary: dict[str, Any] = {"machine": self._machine, "quick": setting.quick, "seconds": {}}
         if not self._machine["quiet"] and not setting.quick:
