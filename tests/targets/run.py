@@ -31,6 +31,7 @@ TARGETS: Mapping[str, Callable[[Subject], list[Answer]]] = {
     "raspberrypi": packages.raspberrypi,
     "android": packages.android,
 }
+FAILED = "failed"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -50,7 +51,7 @@ def main() -> int:
         rows += run_target(target, subject)
         (options.out / "targets.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     Console(width=160).print(table_of(rows))
-    return 1 if any(row["agreement"] == "failed" for row in rows) else 0
+    return 1 if any(row["agreement"].startswith(FAILED) for row in rows) else 0
 
 
 def run_target(target: str, subject: Subject) -> list[dict[str, Any]]:
@@ -58,13 +59,13 @@ def run_target(target: str, subject: Subject) -> list[dict[str, Any]]:
     try:
         return [{"target": target, **answer.row()} for answer in TARGETS[target](subject)]
     except UnavailableError as error:
-        return [_empty(target, "not run", str(error))]
+        return [_empty(target, f"not run: {error}")]
     except (TargetError, OSError) as error:
-        return [_empty(target, "failed", str(error))]
+        return [_empty(target, f"{FAILED}: {error}")]
 
 
-def _empty(target: str, agreement: str, reason: str) -> dict[str, Any]:
-    return {"target": target, "artefact": "", "bytes": 0, "ran": reason, "agreement": agreement}
+def _empty(target: str, agreement: str) -> dict[str, Any]:
+    return {"target": target, "artefact": "", "bytes": 0, "ran": "", "agreement": agreement}
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:

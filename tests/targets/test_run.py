@@ -51,11 +51,13 @@ def test_what_fails_and_what_cannot_run_are_rows_too(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (row,) = run.run_target("tflite-int8", Subject(subject.folder / "absent"))
-    assert (row["agreement"], row["bytes"]) == ("failed", 0)
+    assert (row["ran"], row["bytes"]) == ("", 0)
+    assert row["agreement"].startswith("failed: ")
     monkeypatch.setenv("PATH", "/nowhere")
     (row,) = run.run_target("runner", subject)
-    assert row["agreement"] == "not run"
-    assert "not installed" in row["ran"] or "no C compiler" in row["ran"]
+    assert row["ran"] == ""
+    assert row["agreement"].startswith("not run: ")
+    assert "not installed" in row["agreement"] or "no C compiler" in row["agreement"]
 
 
 @pytest.mark.parametrize("target", ["tflite-int8", "onnx-int8", "opencl"])
