@@ -107,10 +107,14 @@ def built_in_graph(name: str) -> Graph:
 @cache
 def built_in_model(name: str = "small") -> TrainedModel:
     """A built-in network, untrained, with ranges observed on noise."""
+    return untrained_model(built_in_graph(name))
+
+
+def untrained_model(graph: Graph) -> TrainedModel:
+    """A network with initial weights and ranges observed on noise."""
     from emberfleet.train.calibration import calibrate
     from emberfleet.train.initialisation import initial_tensors
 
-    graph = built_in_graph(name)
     height, width, channels = graph.input.shape
     preprocessing = Preprocessing(height, width, channels)
     tensors = initial_tensors(graph, 0, preprocessing)
