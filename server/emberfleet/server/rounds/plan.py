@@ -6,13 +6,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Final
 
 from emberfleet.core.arrays import Tensors
 from emberfleet.core.codec import Fields, Scalar
 from emberfleet.core.errors import ConfigError
-from emberfleet.core.messages import MAX_SECONDS
+from emberfleet.core.messages import MAX_SAMPLES, MAX_SECONDS
+from emberfleet.core.offers import MAX_MEMBERS, Mode, SecureTerms
+from emberfleet.core.secure.parameters import LEAST_COHORT, choose_parameters
 from emberfleet.core.updates import WIRE_TYPES, UpdatePlan
+
+TIMES: Final = (
+    "pool_wait_s", "deadline_s", "keys_s", "shares_s", "confirm_s", "unmask_s", "lease_s", "presence_s",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +26,22 @@ class RoundPlan:
     """The settings of a round.
 
     Attributes:
+        mode: `secure`: the server learns sums alone; `sealed`: it opens each update.
         cohort: Updates wanted; the round ends as soon as it has them.
         over_selection: Extra share of devices asked, against drop-out: 0.3 asks 13 for 10.
         minimum: Fewest updates that make a model; below it the round fails.
         pool: Devices that must be there before the cohort is drawn from them; 0 for as many as asked.
         pool_wait_s: After this long the cohort is drawn from those who are there, if at least `minimum`.
         deadline_s: Longest time from the draw to the last update.
+        keys_s: In a secure round, longest time from the draw until all sent their keys.
+        shares_s: The same, from then on until all sent their shares.
+        confirm_s: The same, from the last update until all confirmed who survived.
+        unmask_s: The same, from then on until enough shares came back.
+        corrupt_share: Share of a secure round's devices that may work with the server.
+        dropout_share: Share of them that may vanish.
+        heaviest: The largest weight of a device in a secure round; 1: all weigh the same.
+        coordinates: Share of the update's values that the devices of a secure round send.
+        quarantine_rounds: For so many rounds a device that sent what does not fit is not drawn.
         lease_s: A device not heard for this long is dropped; 0 waits for the deadline.
         presence_s: A device counts as there for this long after it last asked for work.
         scope: Name of one of the bundle's ways of retraining: updates carry its tensors.
@@ -42,12 +58,22 @@ class RoundPlan:
         seed: Of the draw and of the devices' training.
     """
 
+    mode: Mode = Mode.SEALED
     cohort: int = 20
     over_selection: float = 0.0
     minimum: int = 2
     pool: int = 0
     pool_wait_s: float = 30.0
     deadline_s: float = 600.0
+    keys_s: float = 30.0
+    shares_s: float = 30.0
+    confirm_s: float = 30.0
+    unmask_s: float = 30.0
+    corrupt_share: float = 0.05
+    dropout_share: float = 0.3
+    heaviest: int = 1
+    coordinates: float = 1.0
+    quarantine_rounds: int = 20
     lease_s: float = 15.0
     presence_s: float = 45.0
     scope: str = ""
@@ -71,7 +97,7 @@ class RoundPlan:
         check(0 <= self.over_selection <= 10, "over_selection", "0 to 10")
         check(1 <= self.minimum <= self.cohort, "minimum", "1 to the cohort")
         check(0 <= self.pool <= 1_000_000, "pool", "0 to 1000000")
-        for name in ("pool_wait_s", "deadline_s", "lease_s", "presence_s"):
+        for name in TIMES:
             check(0 <= getattr(self, name) <= MAX_SECONDS, name, f"0 to {MAX_SECONDS:.0f}")
         check(bool(self.tensors), "tensors", "at least one pattern")
         check(self.bits in WIRE_TYPES, "bits", "8, 16 or 32")
@@ -82,6 +108,27 @@ class RoundPlan:
         check(0 < self.server_rate <= 10, "server_rate", "above 0 to 10")
         check(0 <= self.server_momentum < 1, "server_momentum", "0 to below 1")
         check(0 <= self.seed < 1 << 53, "seed", "0 to 2**53")
+        check(0 <= self.quarantine_rounds <= 100_000, "quarantine_rounds", "0 to 100000")
+        if self.mode is Mode.SECURE:
+            check(self.bits in (8, 16), "bits", "8 or 16 in a secure round")
+            check(1 <= self.heaviest <= MAX_SAMPLES, "heaviest", f"1 to {MAX_SAMPLES}")
+            check(2**-32 <= self.coordinates <= 1, "coordinates", "above 0 to 1")
+            check(self.asked <= MAX_MEMBERS, "cohort", f"at most {MAX_MEMBERS} devices asked")
+            for name in ("keys_s", "shares_s", "confirm_s", "unmask_s"):
+                check(getattr(self, name) > 0, name, "above 0 in a secure round")
+            check(
+                self.minimum >= LEAST_COHORT,
+                "minimum",
+                f"at least {LEAST_COHORT} in a secure round: of two devices each learns the other's update",
+            )
+            choose_parameters(self.minimum, self.corrupt_share, self.dropout_share)
+
+    @property
+    def secure_terms(self) -> SecureTerms:
+        """What the devices of a secure round agree on beside the training."""
+        return SecureTerms(
+            self.minimum, self.corrupt_share, self.dropout_share, self.heaviest, self.coordinates
+        )
 
     @property
     def asked(self) -> int:
@@ -129,7 +176,8 @@ class RoundPlan:
     def to_json(self) -> dict[str, Any]:
         """The plan as a JSON value."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {**values, "tensors": list(self.tensors), "training": dict(self.training)}
+        listed = {"tensors": list(self.tensors), "training": dict(self.training)}
+        return {**values, "mode": self.mode.value, **listed}
 
     @classmethod
     def from_fields(cls, found: Fields) -> RoundPlan:
@@ -142,7 +190,9 @@ class RoundPlan:
         training = complete.scalars("training")
         read: dict[str, Any] = {}
         for item in fields(cls):
-            if item.name == "scope":
+            if item.name == "mode":
+                read["mode"] = Mode(complete.choice("mode", tuple(Mode)))
+            elif item.name == "scope":
                 read["scope"] = complete.text("scope", 64, default="")
             elif item.name not in ("tensors", "training"):
                 read[item.name] = (
