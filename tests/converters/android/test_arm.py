@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from emberfleet.core.lowering import quantize
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
 from tests.converters.android.building import run, skip_unless
 from tests.pi.userland import Userland, target_of, what_is_missing
+from tests.runner.building import CORPUS
 from tests.runner.bundles import KEY, OTHER_KEY
 from tests.runtime.stripes import CLASSES, stripes, trained
 
@@ -52,7 +54,9 @@ def phone(tmp_path_factory: pytest.TempPathFactory) -> Userland:
     run(
         *("make", "-s", "-C", source_folder() / "runner", f"OUT={shown}", "LDFLAGS=-fuse-ld=lld"),
         f"CC={clang} --target={TRIPLES[target.partition('-')[0]]} --sysroot={root}",
+        *("SANITIZED=-O1 -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION", "all", shown / "run_files"),
     )
+    shutil.copytree(CORPUS, shown / "corpus")
     bundle = build_bundle(trained(), 3, KEY, name="stripes", opencl_float=True)
     (shown / "model.ember").write_bytes(bundle)
     place = len(bundle) // 2
@@ -95,6 +99,12 @@ def test_a_changed_bundle_is_refused(phone: Userland) -> None:
     assert "does not match its checksum" in _run(
         phone, "changed.ember", "--key", KEY.verify_key.text, fails=True
     )
+
+
+def test_the_corpus_is_read_without_a_fault(phone: Userland) -> None:
+    files = sorted(path.name for path in CORPUS.iterdir())
+    said = phone.run(f"{PLACE}/run_files", *(f"{PLACE}/corpus/{name}" for name in files))
+    assert said == f"{len(files)} files\n"
 
 
 def test_another_key_is_refused(phone: Userland) -> None:
