@@ -21,6 +21,7 @@ import httpx
 from emberfleet.agent.identity import Identity, accept_reply, key_of
 from emberfleet.core.errors import ConfigError, EmberError, FormatError, StorageError
 from emberfleet.core.messages import (
+    MAX_CHUNK_BYTES,
     MAX_SMALL_BYTES,
     EnrolReply,
     EnrolRequest,
@@ -28,6 +29,7 @@ from emberfleet.core.messages import (
     ModelInfo,
     Receipt,
     RefusedError,
+    UploadProgress,
     WorkReply,
     device_id_of,
 )
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 60.0
 MAX_REPLY_BYTES: Final = 4 << 20
+MAX_ASTRAY: Final = 8
+"""How often a server may send an upload back to another offset before it is given up."""
 TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504, 507})
 
 
@@ -115,8 +119,42 @@ class ServerClient:
         return ModelInfo.decode(self._ask("GET", "/v1/models/latest"))
 
     def send_update(self, round_id: str, body: bytes) -> Receipt:
-        """Upload an update; sending the same body again does no harm."""
-        return Receipt.decode(self._ask("POST", f"/v1/rounds/{round_id}/update", body))
+        """Upload an update chunk by chunk, going on where the server stopped hearing.
+
+        Sending the same body again does no harm.
+
+        Raises:
+            UnreachableError: The server stopped answering; the next try goes on.
+            RefusedError: The update does not count.
+        """
+        path, digest = f"/v1/rounds/{round_id}/update", hashlib.sha256(body).hexdigest()
+        sent, astray, in_doubt = 0, 0, False
+
+        def send_chunk() -> bytes:
+            nonlocal sent, in_doubt
+            if in_doubt:
+                there = UploadProgress.decode(self._send("GET", path, b""))
+                sent = min(there.received, len(body)) if there.digest == digest else 0
+                in_doubt = False
+            target = f"{path}?offset={sent}&size={len(body)}&digest={digest}"
+            try:
+                return self._send("PUT", target, body[sent : sent + MAX_CHUNK_BYTES])
+            except httpx.TransportError:
+                in_doubt = True
+                raise
+
+        while True:
+            try:
+                data = self._with_retries(send_chunk)
+            except RefusedError as error:
+                astray += 1
+                if error.received is None or error.received > len(body) or astray > MAX_ASTRAY:
+                    raise
+                sent = error.received
+                continue
+            if sent + MAX_CHUNK_BYTES >= len(body):
+                return Receipt.decode(data)
+            sent = min(UploadProgress.decode(data).received, len(body))
 
     def alive(self, round_id: str) -> None:
         """Say that training goes on."""
@@ -273,5 +311,9 @@ def _raise_refusal(status: int, data: bytes) -> NoReturn:
     if status in TRANSIENT:
         raise _TransientError(reply.retry_after_s or 0.0)
     raise RefusedError(
-        reply.reason, f"{reply.error}. {reply.advice}".strip(), reply.advice, reply.retry_after_s
+        reply.reason,
+        f"{reply.error}. {reply.advice}".strip(),
+        reply.advice,
+        reply.retry_after_s,
+        reply.received,
     )

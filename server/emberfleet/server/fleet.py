@@ -15,6 +15,7 @@ from emberfleet.core.files import read_limited, write_atomically
 from emberfleet.core.messages import MAX_SMALL_BYTES, MAX_TRUSTED_KEYS, ModelInfo, fingerprint_of
 from emberfleet.core.signing import SigningKey, VerifyKey
 from emberfleet.server.api.admission import Admission
+from emberfleet.server.api.bodies import BodyBudget
 from emberfleet.server.registry.models import ModelRegistry
 from emberfleet.server.registry.opening import open_bundle_with, republish_with
 from emberfleet.server.registry.publisher import BundleOpener, Evaluator, Publisher
@@ -22,6 +23,7 @@ from emberfleet.server.rounds.coordinator import Coordinator
 from emberfleet.server.rounds.plan import RoundPlan
 from emberfleet.server.storage.database import Database
 from emberfleet.server.storage.files import ServerFolder
+from emberfleet.server.storage.uploads import Uploads
 
 TOKEN_LIFETIME_S: Final = 7 * 24 * 3600.0
 
@@ -93,6 +95,8 @@ class Fleet:
         opener = config.opener or open_bundle_with(self.bundle_keys)
         self.registry = ModelRegistry(self.database, folder, opener)
         self.admission = Admission(self.database, config.clock)
+        self.bodies = BodyBudget()
+        self.uploads = Uploads(folder.root / "rounds")
         self.coordinator = Coordinator(
             database=self.database,
             folder=folder,

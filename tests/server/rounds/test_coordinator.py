@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 from emberfleet.core.messages import (
     SEAL_INFO,
     Reason,
+    Receipt,
     RefusedError,
     UpdateHeader,
     Upload,
@@ -81,6 +83,14 @@ def body_of(offer: RoundOffer, value: int = 0, samples: int = 1) -> bytes:
     return Upload.join(header, seal(offer.terms.round_key or b"", payload, SEAL_INFO, header))
 
 
+def send(fleet: Fleet, round_id: str, device_id: str, body: bytes) -> Receipt:
+    """Bring an upload to the coordinator as the route does."""
+    digest = hashlib.sha256(body).hexdigest()
+    fleet.uploads.write(round_id, device_id, len(body), digest, 0, body)
+    fleet.uploads.finish(round_id, device_id, len(body), digest)
+    return fleet.coordinator.accept_upload(round_id, device_id, fleet.uploads.path(round_id, device_id))
+
+
 async def until_model(coordinator: Coordinator, version: int) -> None:
     while coordinator.model.version != version:
         await asyncio.sleep(0.01)
@@ -92,14 +102,14 @@ def test_an_update_sent_again_gives_the_same_receipt_and_counts_once(tmp_path: P
     async def scenario(coordinator: Coordinator) -> None:
         first, second = await offers(coordinator, fleet.server_key.verify_key.raw)
         body = body_of(first, 32767, samples=3)
-        receipt = coordinator.accept_upload(first.terms.round_id, DEVICES[0], body)
-        assert coordinator.accept_upload(first.terms.round_id, DEVICES[0], body) == receipt
+        receipt = send(fleet, first.terms.round_id, DEVICES[0], body)
+        assert send(fleet, first.terms.round_id, DEVICES[0], body) == receipt
         with pytest.raises(RefusedError) as caught:
-            coordinator.accept_upload(first.terms.round_id, DEVICES[0], body_of(first, 32767))
+            send(fleet, first.terms.round_id, DEVICES[0], body_of(first, 32767))
         assert caught.value.reason is Reason.ALREADY_ACCEPTED
         stored = list((tmp_path / "server" / "rounds").rglob("*.update"))
         assert [path.read_bytes() for path in stored] == [body]
-        coordinator.accept_upload(second.terms.round_id, DEVICES[1], body_of(second, 0, samples=1))
+        send(fleet, second.terms.round_id, DEVICES[1], body_of(second, 0, samples=1))
         await until_model(coordinator, 2)
         assert not list((tmp_path / "server" / "rounds").iterdir())
         _, path = fleet.registry.path(2) or (None, Path())
@@ -116,10 +126,13 @@ def test_a_refused_update_leaves_the_device_free_to_send_a_good_one(tmp_path: Pa
 
     async def scenario(coordinator: Coordinator) -> None:
         first, _ = await offers(coordinator, fleet.server_key.verify_key.raw)
-        wrong = body_of(replace(first, model=replace(first.model, version=9)))
+        wrong = body_of(
+            replace(first, terms=replace(first.terms, model=replace(first.terms.model, version=9)))
+        )
         with pytest.raises(RefusedError):
-            coordinator.accept_upload(first.terms.round_id, DEVICES[0], wrong)
-        assert coordinator.accept_upload(first.terms.round_id, DEVICES[0], body_of(first)).accepted == 1
+            send(fleet, first.terms.round_id, DEVICES[0], wrong)
+        fleet.uploads.drop(first.terms.round_id, DEVICES[0])
+        assert send(fleet, first.terms.round_id, DEVICES[0], body_of(first)).accepted == 1
 
     play(fleet, scenario)
 
@@ -132,7 +145,7 @@ def test_a_publisher_that_fails_fails_the_round_and_not_the_server(tmp_path: Pat
 
     async def scenario(coordinator: Coordinator) -> None:
         for offer in await offers(coordinator, fleet.server_key.verify_key.raw):
-            coordinator.accept_upload(offer.terms.round_id, offer.device_id, body_of(offer))
+            send(fleet, offer.terms.round_id, offer.device_id, body_of(offer))
         while not any(row.phase == "failed" for row in fleet.database.rounds()):
             await asyncio.sleep(0.01)
         assert "no converter" in fleet.database.rounds()[0].failure

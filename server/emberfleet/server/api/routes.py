@@ -21,7 +21,8 @@ from emberfleet.core.messages import (
 )
 from emberfleet.core.requests import check_body
 from emberfleet.core.signing import VerifyKey
-from emberfleet.server.api.admission import read_body, read_signed_body
+from emberfleet.server.api.bodies import BodyBudget, read_body
+from emberfleet.server.api.uploading import Uploading
 from emberfleet.server.dashboard.status import describe_status, render_status
 from emberfleet.server.storage.database import Device
 
@@ -29,17 +30,20 @@ if TYPE_CHECKING:
     from emberfleet.server.fleet import Fleet
 
 MAX_WAIT_S: Final = 25.0
+STRANGERS_BYTES: Final = 4 << 20
 
 
 def make_routes(fleet: Fleet) -> list[Route]:
     """All routes of the server, over one fleet."""
+    strangers = BodyBudget(STRANGERS_BYTES)
+    uploading = Uploading(fleet)
 
     async def enrol(request: Request) -> Response:
-        body = await read_body(request, MAX_SMALL_BYTES)
-        wish = EnrolRequest.decode(body)
-        device_id = device_id_of(wish.public_key)
-        head = fleet.admission.admit_stranger(request, device_id, VerifyKey(wish.public_key))
-        check_body(head, body)
+        async with read_body(request, MAX_SMALL_BYTES, strangers) as body:
+            wish = EnrolRequest.decode(body)
+            device_id = device_id_of(wish.public_key)
+            head = fleet.admission.admit_stranger(request, device_id, VerifyKey(wish.public_key))
+            check_body(head, body)
         now = fleet.clock()
         device = Device(device_id, wish.public_key, wish.name, now, None)
         fleet.database.enrol(wish.token.partition(".")[0], device, now)
@@ -72,13 +76,6 @@ def make_routes(fleet: Fleet) -> list[Route]:
         headers = {"ETag": f'"{info.digest}"', "Cache-Control": "private, immutable"}
         return FileResponse(path, headers=headers, media_type="application/vnd.emberfleet.bundle")
 
-    async def upload(request: Request) -> Response:
-        head = fleet.admission.admit(request)
-        round_id = check_round_id(request.path_params["round_id"])
-        limit = fleet.coordinator.upload_limit(round_id, head.device_id)
-        body = await read_signed_body(request, head, limit)
-        return _json(fleet.coordinator.accept_upload(round_id, head.device_id, body).encode())
-
     async def alive(request: Request) -> Response:
         head = fleet.admission.admit(request)
         fleet.coordinator.hear(check_round_id(request.path_params["round_id"]), head.device_id)
@@ -104,7 +101,8 @@ def make_routes(fleet: Fleet) -> list[Route]:
         Route("/v1/work", work),
         Route("/v1/models/latest", latest),
         Route("/v1/models/{version}/bundle", bundle),
-        Route("/v1/rounds/{round_id}/update", upload, methods=["POST"]),
+        Route("/v1/rounds/{round_id}/update", uploading.progress, methods=["GET"]),
+        Route("/v1/rounds/{round_id}/update", uploading.take, methods=["PUT"]),
         Route("/v1/rounds/{round_id}/alive", alive, methods=["POST"]),
         Route("/v1/rounds/{round_id}/decline", decline, methods=["POST"]),
     ]

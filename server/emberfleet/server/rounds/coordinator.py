@@ -14,9 +14,11 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from emberfleet.core.errors import EmberError, RoundError
+from emberfleet.core.files import read_limited
 from emberfleet.core.messages import (
     SEAL_INFO,
     ModelInfo,
@@ -176,13 +178,14 @@ class Coordinator:
                 raise
         return max_upload_bytes(running.update, OVERHEAD_BYTES)
 
-    def accept_upload(self, round_id: str, device_id: str, body: bytes) -> Receipt:
-        """Check an update, store it, add it to the sum; the same body again gives the same receipt.
+    def accept_upload(self, round_id: str, device_id: str, path: Path) -> Receipt:
+        """Check a finished upload and add it to the sum; the same body again gives the same receipt.
 
         Raises:
             RefusedError, FormatError, ShapeError, SealError: Nothing of the update counts.
         """
         running = self._round_of(round_id, device_id)
+        body = read_limited(path, max_upload_bytes(running.update, OVERHEAD_BYTES))
         digest = hashlib.sha256(body).hexdigest()
         if self._database.update_digest(round_id, device_id) == digest:
             return Receipt(round_id, len(running.round.accepted))
@@ -205,7 +208,6 @@ class Coordinator:
         payload = running.key.open(upload.sealed, SEAL_INFO, upload.associated_data)
         values = read_update(payload, running.update)
         after = accept_update(running.round, device_id, header.sample_count, now)
-        self._folder.write_update(round_id, device_id, body)
         self._database.add_update(round_id, device_id, header.sample_count, digest, header.metrics, now)
         running.mean.add(values, header.sample_count)
         running.round = after

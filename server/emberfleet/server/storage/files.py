@@ -71,10 +71,6 @@ class ServerFolder:
             raise StorageError(f"cannot make {folder}: {error.strerror}") from error
         write_private(folder / "round.key", key)
 
-    def write_update(self, round_id: str, device_id: str, body: bytes) -> None:
-        """Keep an accepted upload as it was sent."""
-        write_atomically(self._round(round_id) / f"{device_id}.update", body)
-
     def end_round(self, round_id: str) -> None:
         """Forget a round's key and updates: nobody can open them from here on."""
         shutil.rmtree(self._round(round_id), ignore_errors=True)
