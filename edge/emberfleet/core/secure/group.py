@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Final
 
 from emberfleet.core.codec import encode_json
@@ -26,16 +26,6 @@ from emberfleet.core.secure.pairs import Member
 from emberfleet.core.secure.parameters import GraphParameters, choose_parameters
 
 COORDINATES_LABEL: Final = "emberfleet secure sum 1 coordinates"
-
-
-@lru_cache(maxsize=64)
-def graph_parameters(members: int, corrupt_share: float, dropout_share: float) -> GraphParameters:
-    """`choose_parameters`, remembered: it sums tails for many degrees.
-
-    Raises:
-        ConfigError: No graph will do for so many members.
-    """
-    return choose_parameters(members, corrupt_share, dropout_share)
 
 
 @dataclass(frozen=True)
@@ -60,7 +50,7 @@ class Graph:
     def parameters(self) -> GraphParameters:
         """Degree and threshold; raises `ConfigError` where no graph will do for so few members."""
         secure = self.secure
-        return graph_parameters(len(self.roster.members), secure.corrupt_share, secure.dropout_share)
+        return choose_parameters(len(self.roster.members), secure.corrupt_share, secure.dropout_share)
 
     @property
     def threshold(self) -> int:

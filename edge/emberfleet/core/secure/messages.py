@@ -14,6 +14,8 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, Final, Self
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
 from emberfleet.core.codec import Fields, encode_json, to_base64
 from emberfleet.core.digest import sha256_hex
 from emberfleet.core.errors import FormatError
@@ -38,6 +40,8 @@ _ADVERT_TEXT_BYTES: Final = 512
 _SHARE_TEXT_BYTES: Final = 384
 POSITION_TEXT_BYTES: Final = 8
 """The most that a position and a comma take as text."""
+_PROBE: Final = X25519PrivateKey.from_private_bytes(bytes(range(32)))
+"""Any key shows whether a point is of small order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,16 @@ class Advert:
             self.commitment,
         )
         verify_statement(self.public_key, statement, self.signature)
+
+    def check_keys(self) -> None:
+        """Raise `FormatError` where no secret can be agreed on with its keys: points of small order."""
+        for public, name in ((self.mask_key, "mask"), (self.sealing_key, "sealing")):
+            try:
+                _PROBE.exchange(X25519PublicKey.from_public_bytes(public))
+            except ValueError as error:
+                raise FormatError(
+                    f"advert of {self.device_id}: its {name} key is a point of small order"
+                ) from error
 
     @property
     def names_itself(self) -> bool:
