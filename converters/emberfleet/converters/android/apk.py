@@ -78,20 +78,9 @@ def sign_apk(apk: bytes, keystore: Path | None) -> bytes:
         ConversionError: no apksigner, no password, or a keystore that is none.
     """
     signer = find_tool("apksigner", "apksigner (Debian), or an Android SDK with ANDROID_HOME set")
-    if keystore is not None and not os.environ.get(KEYSTORE_VARIABLE):
-        raise ConversionError(f"the password of {keystore} is not known: set {KEYSTORE_VARIABLE}")
     with tempfile.TemporaryDirectory(prefix="emberfleet-") as name:
         folder = Path(name)
-        whose: list[str | Path] = ["--key", *_throwaway_key(folder)]
-        if keystore is not None:
-            whose = [
-                "--ks",
-                keystore.resolve(),
-                "--ks-type",
-                "PKCS12",
-                "--ks-pass",
-                f"env:{KEYSTORE_VARIABLE}",
-            ]
+        whose = _throwaway_key(folder) if keystore is None else _own_key(keystore)
         unsigned, signed = folder / "unsigned.apk", folder / "signed.apk"
         unsigned.write_bytes(apk)
         schemes = ["--v1-signing-enabled", "false", "--v4-signing-enabled", "false"]
@@ -143,8 +132,16 @@ def _compile_manifest(folder: Path, manifest: Manifest) -> list[Entry]:
         return [Entry(name, archive.read(name), name == "resources.arsc") for name in archive.namelist()]
 
 
-def _throwaway_key(folder: Path) -> tuple[Path, str, Path]:
-    """A key and a certificate of its own, in files of the folder: KEY --cert CERTIFICATE."""
+def _own_key(keystore: Path) -> list[str | Path]:
+    """Options of apksigner for a key in a PKCS#12 file; raises as `sign_apk` does."""
+    if not os.environ.get(KEYSTORE_VARIABLE):
+        raise ConversionError(f"the password of {keystore} is not known: set {KEYSTORE_VARIABLE}")
+    password = f"env:{KEYSTORE_VARIABLE}"
+    return ["--ks", keystore.resolve(), "--ks-type", "PKCS12", "--ks-pass", password]
+
+
+def _throwaway_key(folder: Path) -> list[str | Path]:
+    """Options of apksigner for a key that is made here, with a certificate of its own."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -163,4 +160,4 @@ def _throwaway_key(folder: Path) -> tuple[Path, str, Path]:
         key.private_bytes(encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     certificate_file.write_bytes(certificate.public_bytes(encoding.PEM))
-    return key_file, "--cert", certificate_file
+    return ["--key", key_file, "--cert", certificate_file]
