@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Final
 
-from emberfleet.runtime.measuring import MeasuredProcess
+from emberfleet.core.errors import DeviceError
+from emberfleet.runtime.measuring import MeasuredProcess, thread_environment
+
+SHOWN_ERROR: Final = 2000
 
 
 def child_of(name: str, module: str, *arguments: str) -> MeasuredProcess:
@@ -37,3 +43,27 @@ def our_modules_alone() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="emberfleet-") as folder:
         (Path(folder) / package.name).symlink_to(package, target_is_directory=True)
         yield Path(folder)
+
+
+def ask_once(name: str, module: str, *arguments: str) -> dict[str, Any]:
+    """Run one of our modules that ends up in `answer_once`, and give its answer.
+
+    Raises:
+        DeviceError: It failed; carries the end of what it said.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    environment = {**child_environment(), **thread_environment(1)}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "replace").strip()
+        raise DeviceError(f"{name}: the process ended with code {done.returncode}: {said[-SHOWN_ERROR:]}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def answer_once(work: Callable[[], dict[str, Any]]) -> None:
+    """The child's side: do it, and say what came of it; what libraries print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    answers.write(json.dumps(work()))
+    answers.close()
