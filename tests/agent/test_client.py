@@ -12,8 +12,7 @@ import pytest
 
 from emberfleet.agent.client import Backoff, ServerClient, UnreachableError, check_address, enrol_device
 from emberfleet.agent.identity import Identity, accept_reply, key_of
-from emberfleet.agent.models import ModelStore, RollbackError
-from emberfleet.core.errors import ConfigError, EnrolmentError, FormatError, SignatureError
+from emberfleet.core.errors import ConfigError, EnrolmentError, FormatError
 from emberfleet.core.messages import (
     EnrolReply,
     ErrorReply,
@@ -150,41 +149,6 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
         check_address(address)
 
 
-def test_an_older_model_is_never_taken(tmp_path: Path) -> None:
-    store = ModelStore(tmp_path, lambda data: int(data))
-    assert (store.version(), store.path()) == (0, None)
-    store.install(ModelInfo(2, "0" * 64, 1), b"2")
-    store.install(ModelInfo(5, "0" * 64, 1), b"5")
-    with pytest.raises(RollbackError, match="has 5 already"):
-        store.install(ModelInfo(2, "0" * 64, 1), b"2")
-    path = ModelStore(tmp_path, lambda data: int(data)).path()
-    assert path is not None
-    assert path.read_bytes() == b"5"
-    assert len(list(tmp_path.glob("*.ember"))) == 1
-
-
-def test_a_bundle_that_says_another_version_is_not_taken(tmp_path: Path) -> None:
-    store = ModelStore(tmp_path, lambda data: int(data))
-    with pytest.raises(FormatError, match="says version 2, expected 3"):
-        store.install(ModelInfo(3, "0" * 64, 1), b"2")
-    assert store.version() == 0
-
-
-def test_a_bundle_that_nobody_trusted_signed_leaves_the_old_one(tmp_path: Path) -> None:
-    def check(data: bytes) -> int:
-        if data == b"evil":
-            raise SignatureError("untrusted")
-        return 1
-
-    store = ModelStore(tmp_path, check)
-    store.install(ModelInfo(1, "0" * 64, 1), b"good")
-    with pytest.raises(SignatureError):
-        store.install(ModelInfo(2, "0" * 64, 1), b"evil")
-    path = store.path()
-    assert path is not None
-    assert path.read_bytes() == b"good"
-
-
 def test_a_devices_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
     key = key_of(tmp_path / "device")
     assert key_of(tmp_path / "device").verify_key == key.verify_key
@@ -192,8 +156,8 @@ def test_a_devices_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> N
 
 
 def test_a_token_for_another_server_is_noticed() -> None:
-    reply = EnrolReply(DEVICE, b"s" * 32, (b"b" * 32,))
-    good = f"secret.{fingerprint_of(b's' * 32, (b'b' * 32,))}"
+    reply = EnrolReply(DEVICE, b"s" * 32, (b"b" * 32,), b"root")
+    good = f"secret.{fingerprint_of(b's' * 32, (b'b' * 32,), b'root')}"
     assert accept_reply("http://server", "kitchen", good, KEY, reply).device_id == DEVICE
     with pytest.raises(EnrolmentError, match="not the server"):
         accept_reply("http://server", "kitchen", f"secret.{'0' * 32}", KEY, reply)
@@ -204,11 +168,11 @@ def test_a_token_for_another_server_is_noticed() -> None:
 def test_an_identity_comes_back_from_its_folder(tmp_path: Path) -> None:
     key = key_of(tmp_path)
     device_id = device_id_of(key.verify_key.raw)
-    identity = Identity("http://server:1", device_id, "kitchen", b"s" * 32, (b"b" * 32,), key)
+    identity = Identity("http://server:1", device_id, "kitchen", b"s" * 32, (b"b" * 32,), key, b"root")
     identity.save(tmp_path)
     found = Identity.load(tmp_path)
     assert (found.server, found.device_id, found.name) == ("http://server:1", device_id, "kitchen")
-    assert (found.server_key, found.bundle_keys) == (b"s" * 32, (b"b" * 32,))
+    assert (found.server_key, found.bundle_keys, found.root) == (b"s" * 32, (b"b" * 32,), b"root")
     assert found.key.verify_key == key.verify_key
     with pytest.raises(ConfigError, match="device enrol"):
         Identity.load(tmp_path / "elsewhere")

@@ -32,7 +32,7 @@ MODEL = ModelInfo(3, "c" * 64, 1000)
 HEADER = UpdateHeader(ROUND, 3, DEVICE, 15, {"loss": 0.5})
 MESSAGES: list[tuple[Any, Callable[[bytes], Any]]] = [
     (EnrolRequest("token", b"p" * 32, "kitchen"), EnrolRequest.decode),
-    (EnrolReply(DEVICE, b"s" * 32, (b"t" * 32, b"u" * 32)), EnrolReply.decode),
+    (EnrolReply(DEVICE, b"s" * 32, (b"t" * 32, b"u" * 32), b"{}"), EnrolReply.decode),
     (MODEL, ModelInfo.decode),
     (WorkReply(MODEL), WorkReply.decode),
     (WorkReply(MODEL, b"envelope", 2.5), WorkReply.decode),
@@ -134,11 +134,9 @@ def test_a_devices_name_is_bound_to_its_key() -> None:
 
 def test_a_fingerprint_covers_every_key_whatever_their_order() -> None:
     keys = (b"1" * 32, b"2" * 32)
-    assert fingerprint_of(b"s" * 32, keys) == fingerprint_of(b"s" * 32, keys[::-1])
-    assert (
-        len({fingerprint_of(b"s" * 32, keys), fingerprint_of(b"t" * 32, keys), fingerprint_of(b"s" * 32, ())})
-        == 3
-    )
+    assert fingerprint_of(b"s" * 32, keys, b"root") == fingerprint_of(b"s" * 32, keys[::-1], b"root")
+    others = ((b"t" * 32, keys, b"root"), (b"s" * 32, (), b"root"), (b"s" * 32, keys, b"other root"))
+    assert len({fingerprint_of(b"s" * 32, keys, b"root"), *(fingerprint_of(*other) for other in others)}) == 4
 
 
 def test_tokens_and_keys_are_not_shown() -> None:

@@ -14,6 +14,7 @@ from emberfleet.core.codec import Fields, encode_json, to_base64
 from emberfleet.core.errors import ConfigError, EnrolmentError
 from emberfleet.core.files import read_limited, write_private
 from emberfleet.core.messages import (
+    MAX_ROOT_BYTES,
     MAX_SMALL_BYTES,
     MAX_TRUSTED_KEYS,
     EnrolReply,
@@ -36,6 +37,7 @@ class Identity:
     server_key: bytes
     bundle_keys: tuple[bytes, ...]
     key: SigningKey
+    root: bytes
 
     @property
     def trusted(self) -> tuple[VerifyKey, ...]:
@@ -53,6 +55,7 @@ class Identity:
                     "name": self.name,
                     "server_key": to_base64(self.server_key),
                     "bundle_keys": [to_base64(key) for key in self.bundle_keys],
+                    "root": to_base64(self.root),
                 }
             )
             + b"\n",
@@ -76,6 +79,7 @@ class Identity:
             server_key=fields.data("server_key", 32),
             bundle_keys=tuple(Fields({"key": key}, "device.json").data("key", 32) for key in keys),
             key=SigningKey.load(folder / KEY_FILE),
+            root=fields.data("root", max_bytes=MAX_ROOT_BYTES),
         )
         fields.done()
         return found
@@ -99,10 +103,10 @@ def accept_reply(server: str, name: str, token: str, key: SigningKey, reply: Enr
         EnrolmentError: The answer is not from the server the token was made for, or about another key.
     """
     fingerprint = token.partition(".")[2]
-    if fingerprint and fingerprint != fingerprint_of(reply.server_key, reply.bundle_keys):
+    if fingerprint and fingerprint != fingerprint_of(reply.server_key, reply.bundle_keys, reply.root):
         raise EnrolmentError(
             "this is not the server that the token was made for: check the address, and ask for a new token"
         )
     if reply.device_id != device_id_of(key.verify_key.raw):
         raise EnrolmentError("the server's answer is about another device's key")
-    return Identity(server, reply.device_id, name, reply.server_key, reply.bundle_keys, key)
+    return Identity(server, reply.device_id, name, reply.server_key, reply.bundle_keys, key, reply.root)

@@ -94,6 +94,13 @@ class Fields:
             raise self.wrong(name, f"an integer from {low} to {high}")
         return value
 
+    def boolean(self, name: str) -> bool:
+        """True or false; 0 and 1 are not."""
+        value = self._take(name, None)
+        if not isinstance(value, bool):
+            raise self.wrong(name, "true or false")
+        return value
+
     def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
         """A finite number in ``[low, high]``."""
         value = self._take(name, default)

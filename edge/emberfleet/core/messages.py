@@ -32,6 +32,8 @@ MAX_CHUNK_BYTES: Final = 1 << 20
 """Most bytes of an upload in one request."""
 MAX_SECONDS: Final = 30 * 24 * 3600.0
 MAX_TRUSTED_KEYS: Final = 8
+MAX_ROOT_BYTES: Final = 8 * 1024
+"""Largest metadata of a TUF root."""
 _UPLOAD_MAGIC: Final = b"EFU1"
 _DEVICE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _ROUND_ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -100,9 +102,10 @@ def device_id_of(public_key: bytes) -> str:
     return hashlib.sha256(public_key).hexdigest()[:32]
 
 
-def fingerprint_of(server_key: bytes, bundle_keys: tuple[bytes, ...]) -> str:
+def fingerprint_of(server_key: bytes, bundle_keys: tuple[bytes, ...], root: bytes) -> str:
     """What an enrolment token carries so that a device recognises the server it was made for."""
-    return hashlib.sha256(b"".join((server_key, *sorted(bundle_keys)))).hexdigest()[:32]
+    parts = (server_key, *sorted(bundle_keys), hashlib.sha256(root).digest())
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +134,12 @@ class EnrolRequest:
 
 @dataclass(frozen=True, slots=True)
 class EnrolReply:
-    """What an enrolled device keeps: its name, and the keys it will trust."""
+    """What an enrolled device keeps: its name, the keys it will trust, and the first TUF root."""
 
     device_id: str
     server_key: bytes
     bundle_keys: tuple[bytes, ...]
+    root: bytes
 
     def encode(self) -> bytes:
         """As JSON."""
@@ -145,6 +149,7 @@ class EnrolReply:
                 "device_id": self.device_id,
                 "server_key": to_base64(self.server_key),
                 "bundle_keys": [to_base64(key) for key in self.bundle_keys],
+                "root": to_base64(self.root),
             }
         )
 
@@ -156,9 +161,10 @@ class EnrolReply:
         device_id = _matched(fields, "device_id", _DEVICE_ID)
         server_key = fields.data("server_key", KEY_BYTES)
         listed = fields.items("bundle_keys", MAX_TRUSTED_KEYS)
+        root = fields.data("root", max_bytes=MAX_ROOT_BYTES)
         fields.done()
         keys = tuple(Fields({"key": item}, "enrol reply").data("key", KEY_BYTES) for item in listed)
-        return cls(device_id, server_key, keys)
+        return cls(device_id, server_key, keys, root)
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +331,53 @@ class UploadProgress:
         found = cls(fields.integer("received"), fields.integer("size"), fields.text("digest", 64, default=""))
         fields.done()
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """How a new model did on a device, beside the one that served before.
+
+    Attributes:
+        accuracy: Share of the device's held-out samples that the new model gets right.
+        accuracy_before: The same of the model that served.
+        samples: How many they were.
+        kept: True where the new model serves from here on, False where the device went back.
+    """
+
+    accuracy: float
+    accuracy_before: float
+    samples: int
+    kept: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON value."""
+        return {
+            "accuracy": self.accuracy,
+            "accuracy_before": self.accuracy_before,
+            "samples": self.samples,
+            "kept": self.kept,
+        }
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return encode_json(self.to_json())
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Read what `to_json` gave."""
+        found = cls(
+            accuracy=fields.number("accuracy", 0, 1),
+            accuracy_before=fields.number("accuracy_before", 0, 1),
+            samples=fields.integer("samples", 1, MAX_SAMPLES),
+            kept=fields.boolean("kept"),
+        )
+        fields.done()
+        return found
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read what `encode` wrote."""
+        return cls.from_fields(Fields.parse(data, "model report", MAX_SMALL_BYTES))
 
 
 @dataclass(frozen=True, slots=True)

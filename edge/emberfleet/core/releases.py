@@ -19,7 +19,6 @@ from emberfleet.core.messages import MAX_BUNDLE_BYTES, ModelInfo
 
 MAX_RELEASES: Final = 64
 """Most releases in one list: what every device fetches stays below 32 KiB."""
-MAX_ROOT_BYTES: Final = 8 * 1024
 MAX_METADATA_BYTES: Final = 256 * 1024
 EVERYBODY: Final = 100
 

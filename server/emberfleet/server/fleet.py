@@ -18,7 +18,9 @@ from emberfleet.server.api.admission import Admission
 from emberfleet.server.api.bodies import BodyBudget
 from emberfleet.server.registry.models import ModelRegistry
 from emberfleet.server.registry.opening import open_bundle_with, republish_with
+from emberfleet.server.registry.policy import ReleasePolicy
 from emberfleet.server.registry.publisher import BundleOpener, Evaluator, Publisher
+from emberfleet.server.registry.repository import Repository
 from emberfleet.server.rounds.coordinator import Coordinator
 from emberfleet.server.rounds.plan import RoundPlan
 from emberfleet.server.storage.database import Database
@@ -52,16 +54,20 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `server.json` holds: the plan, and whose bundles devices trust beside the server's own."""
+    """What `server.json` holds: the plan, how models are released, and whose bundles devices trust too."""
 
     plan: RoundPlan = field(default_factory=RoundPlan)
     trusted: tuple[str, ...] = ()
+    releases: ReleasePolicy = field(default_factory=ReleasePolicy)
 
     def save(self, folder: ServerFolder) -> None:
         """Write `server.json`."""
-        write_atomically(
-            folder.settings, encode_json({"plan": self.plan.to_json(), "trusted": list(self.trusted)}) + b"\n"
-        )
+        values = {
+            "plan": self.plan.to_json(),
+            "trusted": list(self.trusted),
+            "releases": self.releases.to_json(),
+        }
+        write_atomically(folder.settings, encode_json(values) + b"\n")
 
     @classmethod
     def load(cls, folder: ServerFolder) -> Settings:
@@ -75,10 +81,11 @@ class Settings:
         fields = Fields.parse(read_limited(folder.settings, MAX_SMALL_BYTES * 64), "server.json")
         plan = RoundPlan.from_fields(fields.nested("plan", "server.json's plan"))
         trusted = fields.items("trusted", MAX_TRUSTED_KEYS - 1)
+        releases = ReleasePolicy.from_fields(fields.nested("releases", "server.json's releases"))
         fields.done()
         if not all(isinstance(key, str) for key in trusted):
             raise fields.wrong("trusted", "a list of public keys in base64")
-        return cls(plan, tuple(VerifyKey.from_text(key).text for key in trusted))
+        return cls(plan, tuple(VerifyKey.from_text(key).text for key in trusted), releases)
 
 
 class Fleet:
@@ -93,6 +100,8 @@ class Fleet:
         self.bundle_keys = bundle_keys_of(folder, settings)
         self.database = Database.in_file(folder.database)
         opener = config.opener or open_bundle_with(self.bundle_keys)
+        repository = Repository(folder.root, settings.releases)
+        self.first_root = repository.first_root()
         self.registry = ModelRegistry(self.database, folder, opener)
         self.admission = Admission(self.database, config.clock)
         self.bodies = BodyBudget()
@@ -128,6 +137,7 @@ def init_server(
     bundle_key: SigningKey | None = None,
     opener: BundleOpener | None = None,
     now: float | None = None,
+    releases: ReleasePolicy | None = None,
 ) -> ModelInfo:
     """Make a server's folder: its keys, its database, its first model.
 
@@ -139,6 +149,7 @@ def init_server(
         bundle_key: Signs what the server publishes; made when not given.
         opener: Verifies the bundle; the real one when None.
         now: Seconds since 1970.
+        releases: How models are released.
 
     Raises:
         StorageError: The folder holds a server already.
@@ -154,14 +165,15 @@ def init_server(
     folder.make()
     SigningKey.generate().save(folder.server_key)
     own.save(folder.bundle_key)
+    started_at = time.time() if now is None else now
+    Repository(folder.root, releases or ReleasePolicy()).make(started_at)
     database = Database.in_file(folder.database)
     try:
-        info = ModelRegistry(database, folder, check).import_first(
-            bundle, time.time() if now is None else now
-        )
+        info = ModelRegistry(database, folder, check).import_first(bundle, started_at)
     finally:
         database.close()
-    Settings(plan or RoundPlan(), tuple(key.text for key in others)).save(folder)
+    texts = tuple(key.text for key in others)
+    Settings(plan or RoundPlan(), texts, releases or ReleasePolicy()).save(folder)
     return info
 
 
@@ -177,7 +189,8 @@ def make_tokens(
     folder = ServerFolder(path)
     settings = Settings.load(folder)
     server_key = SigningKey.load(folder.server_key).verify_key.raw
-    fingerprint = fingerprint_of(server_key, bundle_keys_of(folder, settings))
+    root = Repository(folder.root, settings.releases).first_root()
+    fingerprint = fingerprint_of(server_key, bundle_keys_of(folder, settings), root)
     database = Database.in_file(folder.database)
     try:
         made = []

@@ -47,7 +47,7 @@ def make_routes(fleet: Fleet) -> list[Route]:
         now = fleet.clock()
         device = Device(device_id, wish.public_key, wish.name, now, None)
         fleet.database.enrol(wish.token.partition(".")[0], device, now)
-        reply = EnrolReply(device_id, fleet.server_key.verify_key.raw, fleet.bundle_keys)
+        reply = EnrolReply(device_id, fleet.server_key.verify_key.raw, fleet.bundle_keys, fleet.first_root)
         return _json(reply.encode())
 
     async def work(request: Request) -> Response:

@@ -43,7 +43,8 @@ from tuf.api.serialization.json import JSONSerializer
 
 from emberfleet.core.errors import ConfigError, FormatError, StorageError
 from emberfleet.core.files import read_limited, storage_errors, write_atomically
-from emberfleet.core.releases import MAX_METADATA_BYTES, MAX_ROOT_BYTES, Release
+from emberfleet.core.messages import MAX_ROOT_BYTES
+from emberfleet.core.releases import MAX_METADATA_BYTES, Release
 from emberfleet.core.repository_keys import RepositoryKey, RepositorySigner, use_repository_keys
 from emberfleet.core.signing import SigningKey
 from emberfleet.server.registry.policy import ReleasePolicy
