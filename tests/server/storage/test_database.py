@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from emberfleet.core.digest import sha256_hex
 from emberfleet.core.errors import EnrolmentError, StorageError
 from emberfleet.core.messages import ModelInfo
-from emberfleet.server.storage.database import Database, Device, RoundRow
+from emberfleet.server.storage.database import Database, Device, RoundRow, StoredMessage
 
 KITCHEN = Device("a" * 32, b"k" * 32, "kitchen", 5.0, None)
 GARAGE = Device("b" * 32, b"g" * 32, "garage", 6.0, None)
-ROUND = RoundRow("r" * 32, 1, 1, "collect", 1.0, 2.0, None, ("a", "b"), (), 0, "", {})
+ROUND = RoundRow("r" * 32, 1, 1, "collect", 1.0, 2.0, cohort=("a", "b"), terms=b"{}", plan={"cohort": 2})
 
 
 @pytest.fixture
@@ -83,18 +86,102 @@ def test_a_revocation_keeps_its_first_time(database: Database) -> None:
     assert device.revoked_at == 7
 
 
-def test_an_update_counts_once(database: Database) -> None:
-    database.add_update("r", "a", 3, "d" * 64, {"loss": 1.0}, now=1)
+def advert(device: str, sequence: int, body: bytes = b"body") -> StoredMessage:
+    return StoredMessage(device * 32, "advert", sequence, sha256_hex(body), body, 3.5)
+
+
+def test_a_message_counts_once_and_comes_back_as_it_was(database: Database) -> None:
+    first, second = advert("a", 1), advert("b", 0, b"")
+    database.save_progress("r", [first], None)
+    database.save_progress("r", [second], None)
     with pytest.raises(StorageError):
-        database.add_update("r", "a", 3, "e" * 64, {"loss": 9.0}, now=2)
-    assert database.update_digest("r", "a") == "d" * 64
-    assert database.update_digest("r", "b") is None
+        database.save_progress("r", [advert("a", 2, b"another")], None)
+    assert database.messages("r") == [second, first]
+    assert database.message_digest("r", "a" * 32, "advert") == first.digest
+    assert database.message_digest("r", "a" * 32, "shares") is None
+    assert database.message_digest("s", "a" * 32, "advert") is None
 
 
-def test_a_rounds_measurements_are_weighted_by_samples(database: Database) -> None:
-    database.add_update("r", "a", 1, "d" * 64, {"loss": 1.0}, now=1)
-    database.add_update("r", "b", 3, "d" * 64, {"loss": 2.0, "accuracy": 0.5}, now=1)
-    assert database.round_metrics("r") == {"loss": 1.75, "accuracy": 0.5}
+def test_messages_and_what_they_lead_to_are_stored_together_or_not_at_all(database: Database) -> None:
+    database.save_round(ROUND)
+    database.save_progress(ROUND.id, [advert("a", 0)], None)
+    moved = replace(ROUND, phase="confirm", survivors=(0, 2), entered={"collect": 2.0, "confirm": 9.5})
+    with pytest.raises(StorageError):
+        database.save_progress(ROUND.id, [advert("b", 1), advert("a", 2)], moved)
+    assert database.round(ROUND.id) == ROUND
+    assert [message.sequence for message in database.messages(ROUND.id)] == [0]
+    database.save_progress(ROUND.id, [advert("b", 1)], moved)
+    assert database.round(ROUND.id) == moved
+
+
+def test_what_devices_sent_is_forgotten_with_the_round_and_its_digest_is_not(database: Database) -> None:
+    database.save_progress(ROUND.id, [advert("a", 0)], ROUND)
+    database.end_round(replace(ROUND, phase="failed", failure="why"))
+    [kept] = database.messages(ROUND.id)
+    assert kept.body == b""
+    assert database.message_digest(ROUND.id, "a" * 32, "advert") == sha256_hex(b"body")
+    assert [row.failure for row in database.rounds()] == ["why"]
+
+
+def test_a_full_disk_refuses_what_is_new_and_keeps_what_is_there(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "fleet.db")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    database = Database.in_file(tmp_path / "fleet.db")
+    assert [row.number for row in database.rounds()] == [1]
+    assert database.latest_model() == ModelInfo(1, "d" * 64, 10)
+    stored = database.messages("r" * 32)
+    assert len(stored) == int(done.stdout)
+    assert all(message.body == bytes([message.sequence]) * 20_000 for message in stored)
+    database.close()
+    beside = sqlite3.connect(tmp_path / "fleet.db")
+    assert beside.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    beside.close()
+
+
+FULL_DISK = """
+import resource, sys
+from emberfleet.core.errors import StorageError
+from emberfleet.core.messages import ModelInfo
+from emberfleet.server.storage.database import Database, RoundRow, StoredMessage
+
+database = Database.in_file(sys.argv[1])
+database.add_model(ModelInfo(1, "d" * 64, 10), 0)
+database.save_round(RoundRow("r" * 32, 1, 1, "collect", 1.0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+written = 0
+for number in range(100):
+    message = StoredMessage(f"{number:032x}", "shares", number, "e" * 64, bytes([number]) * 20_000, 1.0)
+    try:
+        database.save_progress("r" * 32, [message], None)
+    except StorageError:
+        continue
+    assert number == written, "a hole"
+    written += 1
+assert 0 < written < 100
+assert database.latest_model() == ModelInfo(1, "d" * 64, 10)
+assert database.spend_nonce("a", "n", 1) and not database.spend_nonce("a", "n", 2)
+print(written)
+"""
+
+
+def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot be used"):
+        Database.in_file(tmp_path / "nowhere" / "fleet.db")
+
+
+def test_a_database_of_another_version_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.db"
+    beside = sqlite3.connect(path)
+    beside.execute("PRAGMA user_version=1")
+    beside.close()
+    with pytest.raises(StorageError, match="emberfleet server init"):
+        Database.in_file(path)
+
+
+def test_accepted_messages_survive_a_power_cut_as_far_as_sqlite_can_tell(database: Database) -> None:
+    with database._transaction() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
 
 
 def test_a_round_and_its_model_are_stored_together_or_not_at_all(database: Database) -> None:

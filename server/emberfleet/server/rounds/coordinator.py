@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ from emberfleet.core.messages import (
     Reason,
     Receipt,
     RefusedError,
+    UpdateHeader,
     Upload,
     WorkReply,
     max_upload_bytes,
@@ -44,7 +45,7 @@ from emberfleet.server.rounds.plan import RoundPlan
 from emberfleet.server.rounds.presence import Presence
 from emberfleet.server.rounds.publishing import finish_round
 from emberfleet.server.rounds.state import Phase, Round
-from emberfleet.server.storage.database import Database, RoundRow
+from emberfleet.server.storage.database import Database, RoundRow, StoredMessage
 from emberfleet.server.storage.files import ServerFolder
 
 log = logging.getLogger(__name__)
@@ -187,7 +188,7 @@ class Coordinator:
         running = self._round_of(round_id, device_id)
         body = read_limited(path, max_upload_bytes(running.update, OVERHEAD_BYTES))
         digest = hashlib.sha256(body).hexdigest()
-        if self._database.update_digest(round_id, device_id) == digest:
+        if self._database.message_digest(round_id, device_id, "update") == digest:
             return Receipt(round_id, len(running.round.accepted))
         now = self._clock()
         check_upload(running.round, device_id, now)
@@ -208,7 +209,8 @@ class Coordinator:
         payload = running.key.open(upload.sealed, SEAL_INFO, upload.associated_data)
         values = read_update(payload, running.update)
         after = accept_update(running.round, device_id, header.sample_count, now)
-        self._database.add_update(round_id, device_id, header.sample_count, digest, header.metrics, now)
+        stored = StoredMessage(device_id, "update", len(after.accepted), digest, upload.associated_data, now)
+        self._database.save_progress(round_id, [stored], None)
         running.mean.add(values, header.sample_count)
         running.round = after
         self._wake.set()
@@ -283,7 +285,7 @@ class Coordinator:
 
         published, data, info, opened = await asyncio.to_thread(make)
         done = finish_round(published)
-        metrics = self._database.round_metrics(done.id)
+        metrics = mean_metrics(self._database.messages(done.id))
         now = self._clock()
         self._registry.add(info, data, replace(self._row(done), metrics=metrics, closed_at=now), now)
         self._folder.end_round(done.id)
@@ -395,3 +397,13 @@ def _other_round() -> RefusedError:
         "the update is not of the round at hand",
         "Ask for work and send that round's update.",
     )
+
+
+def mean_metrics(updates: Sequence[StoredMessage]) -> dict[str, float]:
+    """Means of the devices' own measurements in a round, weighted by samples."""
+    sums: dict[str, tuple[float, int]] = {}
+    for header in (UpdateHeader.decode(message.body) for message in updates):
+        for name, value in header.metrics.items():
+            total, weight = sums.get(name, (0.0, 0))
+            sums[name] = (total + header.sample_count * value, weight + header.sample_count)
+    return {name: total / weight for name, (total, weight) in sums.items()}
