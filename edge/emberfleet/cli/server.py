@@ -84,23 +84,12 @@ def run(
 
     from emberfleet.server.app import create_app
     from emberfleet.server.fleet import ServerConfig, change_plan
+    from emberfleet.server.serving import make_config
 
     if settings:
         change_plan(folder, read_settings(settings, {}))
     application = create_app(ServerConfig(folder, rounds=rounds))
-    config = uvicorn.Config(
-        application,
-        host,
-        port,
-        log_level="info",
-        access_log=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=3,
-        server_header=False,
-        ssl_certfile=certificate,
-        ssl_keyfile=certificate_key,
-    )
-    uvicorn.Server(config).run()
+    uvicorn.Server(make_config(application, host, port, certificate, certificate_key)).run()
 
 
 @app.command()
