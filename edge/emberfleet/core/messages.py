@@ -64,6 +64,8 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     NOT_FINITE = "not_finite"
     OUT_OF_RANGE = "out_of_range"
+    NORM = "norm"
+    WEIGHT = "weight"
     NOT_SEALED = "not_sealed"
     RANGE = "range"
     STORAGE = "storage"

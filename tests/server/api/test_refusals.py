@@ -37,7 +37,7 @@ from emberfleet.server.rounds.plan import RoundPlan
 from emberfleet.server.storage.database import Database
 from tests.fleet import RunningServer, Target, serve, small_model
 
-PLAN = RoundPlan(cohort=1, minimum=1, bits=32, deadline_s=300, lease_s=0)
+PLAN = RoundPlan(cohort=1, minimum=1, bits=32, deadline_s=300, lease_s=0, norm_bound=0.2, weight_bound=1000)
 
 
 @dataclass
@@ -134,6 +134,12 @@ BAD_UPLOADS: dict[str, tuple[Callable[[Any], bytes], int, str]] = {
     "infinity": (lambda c: c.body(c.floats(-np.inf)), 422, "not_finite"),
     "NaN in the metrics": (lambda c: c.body().replace(b'"metrics":{}', b'"metrics":NaN'), 422, "not_finite"),
     "a million times too large": (lambda c: c.body(c.floats(1e6)), 422, "out_of_range"),
+    "a norm beyond the bound": (lambda c: c.body(c.floats(0.24)), 422, "norm"),
+    "a weight beyond the bound": (
+        lambda c: c.body(header=replace(c.header(), sample_count=1001)),
+        422,
+        "weight",
+    ),
     "one value too few": (lambda c: c.body(bytes(c.offer.terms.update.size_bytes - 4)), 400, "wrong_length"),
     "one value alone": (lambda c: c.body(bytes(4)), 400, "wrong_length"),
     "no value": (lambda c: c.body(b""), 400, "wrong_length"),

@@ -7,6 +7,7 @@ import pytest
 
 from emberfleet.core.codec import Fields, encode_json
 from emberfleet.core.errors import ConfigError, FormatError
+from emberfleet.core.offers import Mode
 from emberfleet.server.rounds.plan import RoundPlan
 
 MODEL = {"conv1/weight": np.full((2, 2), -3.0, np.float32), "head/weight": np.zeros(4, np.float32)}
@@ -42,6 +43,17 @@ def test_an_unknown_setting_is_refused() -> None:
         ("rate_decay", 0.0),
         ("warmup_rounds", -1),
         ("server_momentum", 1.0),
+        ("server_momentum", 0.5),
+        ("server_optimizer", "fedfoo"),
+        ("server_beta2", 1.0),
+        ("server_tau", 0.0),
+        ("rule", "average"),
+        ("byzantine_share", 0.5),
+        ("norm_clip", -1.0),
+        ("norm_bound", -1.0),
+        ("norm_bound", float("nan")),
+        ("weight_bound", 0),
+        ("weight_bound", 1_000_001),
         ("tensors", ()),
     ],
 )
@@ -85,3 +97,28 @@ def test_the_rate_decays_from_round_to_round() -> None:
 def test_over_selection_rounds_up() -> None:
     assert RoundPlan(cohort=10, over_selection=0.25).asked == 13
     assert RoundPlan(cohort=10, pool=60).wanted_present == 60
+
+
+def test_rule_and_optimizer_survive_json() -> None:
+    plan = RoundPlan(
+        minimum=9,
+        rule="krum",
+        byzantine_share=0.3,
+        norm_bound=7.5,
+        weight_bound=50,
+        server_optimizer="fedyogi",
+    )
+    assert RoundPlan.from_fields(Fields.parse(encode_json(plan.to_json()), "plan")) == plan
+    assert (plan.rule_settings.rule, plan.rule_settings.byzantine_share) == ("krum", 0.3)
+
+
+def test_a_rule_that_the_minimum_is_too_small_for_is_refused_before_the_round() -> None:
+    with pytest.raises(ConfigError, match="krum: 4 updates, expected at least 5"):
+        RoundPlan(minimum=4, rule="krum", byzantine_share=0.25)
+
+
+def test_a_secure_round_has_no_robust_rule_and_no_norm_bound() -> None:
+    with pytest.raises(ConfigError, match="rule"):
+        RoundPlan(mode=Mode.SECURE, minimum=5, rule="median")
+    with pytest.raises(ConfigError, match="norm_bound"):
+        RoundPlan(mode=Mode.SECURE, minimum=5, norm_bound=1.0)

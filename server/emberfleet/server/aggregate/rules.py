@@ -54,8 +54,8 @@ class RuleSettings:
             raise ConfigError(f"rule is '{self.rule}', expected one of {', '.join(RULES)}")
         if not 0 <= self.byzantine_share < 0.5:
             raise ConfigError(f"byzantine_share is {self.byzantine_share}, expected 0 to below 0.5")
-        if not 0 <= self.norm_clip <= 1e12:
-            raise ConfigError(f"norm_clip is {self.norm_clip}, expected 0 or more")
+        if not 0 <= self.norm_clip <= 1e6:
+            raise ConfigError(f"norm_clip is {self.norm_clip}, expected 0 to 1000000")
 
     def byzantine(self, devices: int) -> int:
         """How many of so many updates may lie without leading the rule astray."""

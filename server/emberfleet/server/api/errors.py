@@ -51,6 +51,8 @@ STATUS: Final[Mapping[Reason, int]] = {
     Reason.RANGE: 416,
     Reason.NOT_FINITE: 422,
     Reason.OUT_OF_RANGE: 422,
+    Reason.NORM: 422,
+    Reason.WEIGHT: 422,
     Reason.INTERNAL: 500,
     Reason.BUSY: 503,
     Reason.STORAGE: 507,

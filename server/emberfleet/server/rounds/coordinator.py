@@ -33,11 +33,12 @@ from emberfleet.core.messages import (
 from emberfleet.core.offers import RoundOffer, RoundTerms
 from emberfleet.core.sealing import OVERHEAD_BYTES, SealingKey
 from emberfleet.core.signing import SigningKey
-from emberfleet.core.updates import UpdatePlan, read_update
-from emberfleet.server.aggregate.fedavg import WeightedMean
+from emberfleet.core.updates import UpdatePlan
+from emberfleet.server.aggregate.checks import check_update
+from emberfleet.server.aggregate.stored import UpdateFile
 from emberfleet.server.registry.models import ModelRegistry
 from emberfleet.server.registry.publisher import Evaluator, OpenedModel, Publisher
-from emberfleet.server.rounds.applying import apply_mean
+from emberfleet.server.rounds.applying import aggregate_sealed, apply_mean
 from emberfleet.server.rounds.collecting import accept_update, advance, check_upload, drop_device, hear_device
 from emberfleet.server.rounds.failed import fail_round
 from emberfleet.server.rounds.opening import open_round, start_if_ready
@@ -56,12 +57,11 @@ NONCES_KEPT_S: Final = 900.0
 
 @dataclass(slots=True)
 class Running:
-    """The round at hand with what its state machine does not hold: the key and the running sum."""
+    """The round at hand with what its state machine does not hold: its key, and the plan of its updates."""
 
     round: Round
     key: SealingKey
     update: UpdatePlan
-    mean: WeightedMean
 
 
 class Coordinator:
@@ -180,7 +180,7 @@ class Coordinator:
         return max_upload_bytes(running.update, OVERHEAD_BYTES)
 
     def accept_upload(self, round_id: str, device_id: str, path: Path) -> Receipt:
-        """Check a finished upload and add it to the sum; the same body again gives the same receipt.
+        """Check a finished upload and keep its values; the same body again gives the same receipt.
 
         Raises:
             RefusedError, FormatError, ShapeError, SealError: Nothing of the update counts.
@@ -207,11 +207,14 @@ class Coordinator:
                 "Fetch the published model and ask for work again.",
             )
         payload = running.key.open(upload.sealed, SEAL_INFO, upload.associated_data)
-        values = read_update(payload, running.update)
+        plan = running.round.plan
+        values = check_update(
+            payload, header, running.update, norm_bound=plan.norm_bound, weight_bound=plan.weight_bound
+        )
         after = accept_update(running.round, device_id, header.sample_count, now)
+        self._values_of(running).write(device_id, values)
         stored = StoredMessage(device_id, "update", len(after.accepted), digest, upload.associated_data, now)
         self._database.save_progress(round_id, [stored], None)
-        running.mean.add(values, header.sample_count)
         running.round = after
         self._wake.set()
         return Receipt(round_id, len(after.accepted))
@@ -260,17 +263,18 @@ class Coordinator:
         key = SealingKey.generate()
         self._folder.start_round(round_.id, key.private())
         self._database.save_round(self._row(round_))
-        self._running = Running(round_, key, update, WeightedMean(update.size, update.wire_type))
+        self._running = Running(round_, key, update)
 
     async def _apply_and_publish(self, running: Running) -> None:
         """Make the next model in a thread, then store and offer it."""
         version = self._model.version + 1
 
         def make() -> tuple[Round, bytes, ModelInfo, OpenedModel]:
+            found = aggregate_sealed(running.round, self._values_of(running), running.update)
             round_, tensors, velocity = apply_mean(
                 running.round,
                 self._opened.tensors,
-                running.mean,
+                found.mean,
                 running.update,
                 self._folder.read_velocity(),
             )
@@ -299,6 +303,10 @@ class Coordinator:
             task = asyncio.create_task(self._evaluate(self._evaluator, done.id, data))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
+
+    def _values_of(self, running: Running) -> UpdateFile:
+        path = self._folder.values(running.round.id)
+        return UpdateFile(path, running.round.cohort, running.update)
 
     async def _evaluate(self, evaluator: Evaluator, round_id: str, data: bytes) -> None:
         try:

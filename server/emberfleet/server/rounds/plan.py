@@ -10,11 +10,13 @@ from typing import Any, Final
 
 from emberfleet.core.arrays import Tensors
 from emberfleet.core.codec import Fields, Scalar
-from emberfleet.core.errors import ConfigError
+from emberfleet.core.errors import ConfigError, RoundError
 from emberfleet.core.messages import MAX_SAMPLES, MAX_SECONDS
 from emberfleet.core.offers import MAX_MEMBERS, Mode, SecureTerms
 from emberfleet.core.secure.parameters import LEAST_COHORT, choose_parameters
 from emberfleet.core.updates import WIRE_TYPES, UpdatePlan
+from emberfleet.server.aggregate.optimizers import OPTIMIZERS
+from emberfleet.server.aggregate.rules import RuleSettings
 
 TIMES: Final = (
     "pool_wait_s", "deadline_s", "keys_s", "shares_s", "confirm_s", "unmask_s", "lease_s", "presence_s",
@@ -53,8 +55,16 @@ class RoundPlan:
         rate_decay: Factor on ``training["rate"]`` from one round to the next.
         warmup_rounds: Rounds over which that rate rises to its full height, in equal steps; a trained
             model that many devices change at once is not thrown off by the first of them.
-        server_rate: Share of the mean change that is applied.
-        server_momentum: FedAvgM; 0 for plain averaging.
+        rule: How the updates of a sealed round become one: a name in `aggregate.rules.RULES`.
+        byzantine_share: Share of lying devices that `trimmed_mean`, `krum` and `multi_krum` are to bear.
+        norm_clip: Norm that `clipped_mean` cuts updates to; 0 for the median of the round's norms.
+        norm_bound: A sealed update with a larger L2 norm is refused; 0 for no bound.
+        weight_bound: A sealed update that claims more samples is refused.
+        server_optimizer: ``fedavg``, ``fedavgm``, ``fedadam`` or ``fedyogi``.
+        server_rate: Its learning rate; of ``fedavg`` the share of the mean change that is applied.
+        server_momentum: What it keeps of its direction from round to round (beta1); not for ``fedavg``.
+        server_beta2: What ``fedadam`` and ``fedyogi`` keep of the mean square.
+        server_tau: How adaptive these two are: the smaller, the more.
         seed: Of the draw and of the devices' training.
     """
 
@@ -84,8 +94,16 @@ class RoundPlan:
     training: Mapping[str, Scalar] = field(default_factory=dict)
     rate_decay: float = 1.0
     warmup_rounds: int = 0
+    rule: str = "mean"
+    byzantine_share: float = 0.2
+    norm_clip: float = 0.0
+    norm_bound: float = 0.0
+    weight_bound: int = MAX_SAMPLES
+    server_optimizer: str = "fedavg"
     server_rate: float = 1.0
     server_momentum: float = 0.0
+    server_beta2: float = 0.99
+    server_tau: float = 1e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -106,10 +124,26 @@ class RoundPlan:
         check(0 < self.rate_decay <= 1, "rate_decay", "above 0 to 1")
         check(0 <= self.warmup_rounds <= 100_000, "warmup_rounds", "0 to 100000")
         check(0 < self.server_rate <= 10, "server_rate", "above 0 to 10")
+        check(self.server_optimizer in OPTIMIZERS, "server_optimizer", f"one of {', '.join(OPTIMIZERS)}")
         check(0 <= self.server_momentum < 1, "server_momentum", "0 to below 1")
+        check(
+            not self.server_momentum or self.server_optimizer != "fedavg",
+            "server_momentum",
+            "0 with the server_optimizer fedavg; fedavgm, fedadam and fedyogi have momentum",
+        )
+        check(0 <= self.server_beta2 < 1, "server_beta2", "0 to below 1")
+        check(0 < self.server_tau <= 1, "server_tau", "above 0 to 1")
+        check(0 <= self.norm_bound <= 1e6, "norm_bound", "0 to 1000000")
+        check(1 <= self.weight_bound <= MAX_SAMPLES, "weight_bound", f"1 to {MAX_SAMPLES}")
+        try:
+            self.rule_settings.check_cohort(self.minimum)
+        except (ConfigError, RoundError) as error:
+            raise ConfigError(f"round plan: {error}") from error
         check(0 <= self.seed < 1 << 53, "seed", "0 to 2**53")
         check(0 <= self.quarantine_rounds <= 100_000, "quarantine_rounds", "0 to 100000")
         if self.mode is Mode.SECURE:
+            check(self.rule == "mean", "rule", "mean in a secure round: there are no single updates")
+            check(self.norm_bound == 0, "norm_bound", "0 in a secure round: there are no single updates")
             check(self.bits in (8, 16), "bits", "8 or 16 in a secure round")
             check(1 <= self.heaviest <= MAX_SAMPLES, "heaviest", f"1 to {MAX_SAMPLES}")
             check(2**-32 <= self.coordinates <= 1, "coordinates", "above 0 to 1")
@@ -122,6 +156,11 @@ class RoundPlan:
                 f"at least {LEAST_COHORT} in a secure round: of two devices each learns the other's update",
             )
             choose_parameters(self.minimum, self.corrupt_share, self.dropout_share)
+
+    @property
+    def rule_settings(self) -> RuleSettings:
+        """How the updates of a sealed round become one."""
+        return RuleSettings(self.rule, self.byzantine_share, self.norm_clip)
 
     @property
     def secure_terms(self) -> SecureTerms:
@@ -192,8 +231,8 @@ class RoundPlan:
         for item in fields(cls):
             if item.name == "mode":
                 read["mode"] = Mode(complete.choice("mode", tuple(Mode)))
-            elif item.name == "scope":
-                read["scope"] = complete.text("scope", 64, default="")
+            elif item.type == "str":
+                read[item.name] = complete.text(item.name, 64, default="")
             elif item.name not in ("tensors", "training"):
                 read[item.name] = (
                     complete.integer(item.name)

@@ -71,6 +71,10 @@ class ServerFolder:
             raise StorageError(f"cannot make {folder}: {error.strerror}") from error
         write_private(folder / "round.key", key)
 
+    def values(self, round_id: str) -> Path:
+        """Where the opened updates of a sealed round lie: `aggregate.stored.UpdateFile`."""
+        return self._round(round_id) / "updates.values"
+
     def end_round(self, round_id: str) -> None:
         """Forget a round's key and updates: nobody can open them from here on."""
         shutil.rmtree(self._round(round_id), ignore_errors=True)
