@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from emberfleet.cli import bench_profile, bench_tune
+from emberfleet.cli import bench_fleet, bench_profile, bench_tune
 from emberfleet.cli.errors import CommandGroup
 from emberfleet.cli.keys import TrustOption, trusted_keys
 from emberfleet.cli.output import JsonOption, console, print_json
@@ -35,7 +35,7 @@ app = typer.Typer(
     name="bench",
     cls=BenchGroup,
     help="Measure this machine: all backends side by side (run, also when left out), each kernel of a "
-    "network (profile), the fastest tiles of its convolutions (tune).",
+    "network (profile), the fastest tiles of its convolutions (tune), what secure rounds cost (fleet).",
 )
 
 
@@ -133,3 +133,4 @@ def _show(rows: list[dict[str, Any]]) -> None:
 
 app.command("profile")(bench_profile.profile)
 app.command("tune")(bench_tune.tune)
+app.command("fleet")(bench_fleet.fleet)

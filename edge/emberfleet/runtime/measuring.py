@@ -30,6 +30,8 @@ from typing import Any, Final, Protocol, Self
 from emberfleet.core.errors import DeviceError
 
 WARM_UP_S: Final = 0.1
+LONG_S: Final = 1.0
+"""A first call that takes so long leaves nothing cold."""
 LEAST_CALLS: Final = 3
 PAUSE_S: Final = 0.02
 """Before each sample: the thread pools of some libraries spin a while after their work."""
@@ -142,7 +144,8 @@ def serve(prepare: Callable[[], Work]) -> None:
         say({"skipped": str(reason)})
         return
     first = time.perf_counter()
-    sample_ms(work.call, WARM_UP_S, least=2)
+    if first - prepared < LONG_S:
+        sample_ms(work.call, WARM_UP_S, least=2)
     calls = 0
 
     def counted() -> None:

@@ -71,6 +71,7 @@ class Scale:
     every: int = 1
 
 
+FULL: Final = Scale()
 QUICK: Final = Scale(devices=4, rounds=1, measured=1, base_epochs=1, epochs=1, every=20)
 
 

@@ -1,12 +1,14 @@
 """Averaging 100 updates of 1.25 million values, beside reading the same bytes once.
 
-``python -m emberfleet.cli.fleet_figures.averaging NAME COUNT SIZE`` is the child that does one of them. All
-updates lie in memory at once, so that none comes from the processor's cache.
+``python -m emberfleet.cli.fleet_figures.averaging NAME COUNT SIZE`` is the child that does one of them. The
+updates are far more than the processor's caches hold, and less than the memory that keeps their file.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
@@ -40,38 +42,45 @@ class Reading:
 
 
 class Averaging:
-    """What a server does with opened updates: check each, add it to the sum; at the end, the mean."""
+    """What a server does with the updates of a round, on one thread: maps their file, sums, divides."""
 
     def __init__(self, bits: int, count: int, size: int) -> None:
+        from emberfleet.server.aggregate.stored import UpdateFile
+
         self._plan = UpdatePlan((TensorPlan("weights", (size,), 1.0),), bits)
         values = np.random.default_rng(0).uniform(-1, 1, size)
         row = (values * self._plan.limit if bits < 32 else values).astype(self._plan.wire_type)
         self._expected = row[:8].astype(np.float64)
-        self._updates = [row.tobytes() for _ in range(count)]
+        self._weights = {f"{index:032x}": 1 + index % 30 for index in range(count)}
+        self._folder = TemporaryDirectory(prefix="emberfleet-")
+        self._file = UpdateFile(Path(self._folder.name) / "updates", self._weights, self._plan)
+        for device in self._weights:
+            self._file.write(device, row)
 
     def call(self) -> None:
         """Average all, with weights as unequal as numbers of samples are."""
-        from emberfleet.server.aggregate.fedavg import WeightedMean
+        from emberfleet.server.aggregate.weighted_sum import weighted_mean
 
-        mean = WeightedMean(self._plan.size, self._plan.wire_type)
-        for index, update in enumerate(self._updates):
-            mean.add(self._read(update), 1 + index % 30)
-        self._mean = mean.mean()
+        updates = self._file.updates(self._weights)
+        self._check(updates.values)
+        self._mean = weighted_mean(updates)
 
     def facts(self) -> dict[str, Any]:
         """How much was averaged; the mean of equal updates is each of them."""
         assert np.allclose(self._mean[:8], self._expected, rtol=1e-6)
-        return {"bytes": len(self._updates) * self._plan.size_bytes}
+        self._folder.cleanup()
+        return {"bytes": len(self._weights) * self._plan.size_bytes}
 
-    def _read(self, update: bytes) -> Array:
-        return read_update(update, self._plan)
+    def _check(self, rows: Array) -> None:
+        """Nothing: a server has checked each update when it came."""
 
 
-class Adding(Averaging):
-    """The sum alone, of values that need no check: `emberfleet.server.aggregate` by itself."""
+class Checking(Averaging):
+    """The same, with the checks that a server makes when an update comes."""
 
-    def _read(self, update: bytes) -> Array:
-        return np.frombuffer(update, self._plan.wire_type)
+    def _check(self, rows: Array) -> None:
+        for row in rows:
+            read_update(row.tobytes(), self._plan)
 
 
 def start(name: str, count: int = UPDATES, size: int = SIZE) -> MeasuredProcess:
@@ -84,7 +93,7 @@ def _work(name: str, count: int, size: int) -> Reading | Averaging:
     bits = BITS[values]
     if how == READ:
         return Reading(count * size * bits // 8)
-    return (Averaging if how == CHECKED else Adding)(bits, count, size)
+    return (Checking if how == CHECKED else Averaging)(bits, count, size)
 
 
 if __name__ == "__main__":
