@@ -14,7 +14,9 @@ from typing import Final, Protocol
 
 from emberfleet.agent.client import ServerClient, UnreachableError
 from emberfleet.agent.identity import Identity
+from emberfleet.agent.judging import Evaluate
 from emberfleet.agent.models import CheckBundle, ModelStore
+from emberfleet.agent.releases import ReleaseList
 from emberfleet.agent.rounds import (
     DeviceRound,
     Retrained,
@@ -25,9 +27,10 @@ from emberfleet.agent.rounds import (
     seed_of,
 )
 from emberfleet.agent.samples import HELD_OUT_SHARE, Samples, SampleStore
+from emberfleet.agent.updating import ModelUpdates
 from emberfleet.core.codec import Scalar
 from emberfleet.core.errors import EmberError
-from emberfleet.core.messages import ModelInfo, Reason, RefusedError
+from emberfleet.core.messages import Reason, RefusedError
 from emberfleet.core.offers import RoundOffer
 
 log = logging.getLogger(__name__)
@@ -76,6 +79,7 @@ class Agent:
         clock: Callable[[], float] = time.monotonic,
         on_model: Callable[[Path], None] | None = None,
         held_out: float = HELD_OUT_SHARE,
+        evaluate: Evaluate | None = None,
     ) -> None:
         """Prepare an enrolled device.
 
@@ -85,44 +89,46 @@ class Agent:
             check_bundle: Verifies bundles with the keys in `Identity.trusted`.
             client: Talks to the server; made from the identity when not given.
             clock: Seconds, for deadlines on this device.
-            on_model: Told of every new bundle.
+            on_model: Told of every bundle that serves from then on.
             held_out: Share of the samples that are kept from training, to judge a model by.
+            evaluate: Judges a new model by them before it serves; None: every new model serves.
         """
         self.identity = Identity.load(folder)
         self.models = ModelStore(folder, check_bundle)
         self.samples = SampleStore(folder / "samples", held_out)
-        self._retrain, self._clock, self._on_model = retrain, clock, on_model
+        self._retrain, self._clock = retrain, clock
         self._client = client or ServerClient.of(self.identity)
+        releases = ReleaseList(
+            folder / "tuf", self.identity.root, self.identity.device_id, self._client.metadata
+        )
+        self._updates = ModelUpdates(self.models, releases, self._client, self.samples, evaluate, on_model)
         self._last_sent = ""
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
-    def fetch_model(self, info: ModelInfo | None = None) -> bool:
-        """Bring the published model here; False where it is here already.
+    def fetch_model(self, hint: int = 0) -> bool:
+        """Bring the newest model for this device here; False where it is here already.
+
+        Args:
+            hint: The version that the server speaks of; what counts is what it has signed.
 
         Raises:
-            SignatureError: Untrusted, or older than the one at hand.
+            SignatureError: Untrusted, out of date, or older than what this device has seen.
             FormatError: Damaged.
         """
-        wanted = info or self._client.latest()
-        self.models.refuse_older(wanted)
-        if wanted.version == self.models.version():
-            return False
-        path = self.models.install(wanted, self._client.download(wanted, self.models.partial))
-        log.info("model %d is here", wanted.version)
-        if self._on_model is not None:
-            self._on_model(path)
-        return True
+        return self._updates.bring(hint)
 
     def run_once(self, wait_s: int = WAIT_S) -> Turn:
         """Ask for work once and do it: fetch a model, or take part in a round, or nothing."""
         reply = self._client.ask_work(self.models.version(), wait_s)
-        if self.fetch_model(reply.model):
-            return Turn(Outcome.NEW_MODEL, reply.model.version)
+        if self.fetch_model(reply.model.version):
+            return Turn(Outcome.NEW_MODEL, self.models.version())
         if reply.offer is None:
-            return Turn(Outcome.IDLE, reply.model.version)
+            spoken_of = reply.model.version
+            text = f"no signed model {spoken_of}" if spoken_of > self.models.version() else ""
+            return Turn(Outcome.IDLE, self.models.version(), text=text)
         offer = RoundOffer.open(reply.offer, self.identity.server_key)
         version = self.models.version()
         round_ = consider_offer(offer, self.identity.device_id, version, self._last_sent, self._clock())
@@ -148,7 +154,7 @@ class Agent:
             else:
                 if on_turn is not None:
                     on_turn(turn)
-                if turn.outcome is Outcome.LEFT:
+                if turn.outcome is Outcome.LEFT or (turn.outcome is Outcome.IDLE and turn.text):
                     stop.wait(PAUSE_S)
 
     def _take_part(self, round_: DeviceRound) -> Turn:

@@ -27,6 +27,7 @@ from emberfleet.core.messages import (
     EnrolRequest,
     ErrorReply,
     ModelInfo,
+    ModelReport,
     Receipt,
     RefusedError,
     UploadProgress,
@@ -117,6 +118,14 @@ class ServerClient:
     def latest(self) -> ModelInfo:
         """Which model is published."""
         return ModelInfo.decode(self._ask("GET", "/v1/models/latest"))
+
+    def metadata(self, name: str, limit: int) -> bytes:
+        """A file of the server's TUF repository, of at most `limit` bytes."""
+        return self._ask("GET", f"/v1/tuf/{name}", limit=limit)
+
+    def report(self, version: int, report: ModelReport) -> None:
+        """Tell how a model did on this device; telling it again does no harm."""
+        self._ask("POST", f"/v1/models/{version}/report", report.encode())
 
     def send_update(self, round_id: str, body: bytes) -> Receipt:
         """Upload an update chunk by chunk, going on where the server stopped hearing.
@@ -214,13 +223,13 @@ class ServerClient:
             raise httpx.ReadError("the download ended early")
         return b""
 
-    def _ask(self, method: str, target: str, body: bytes = b"") -> bytes:
-        return self._with_retries(lambda: self._send(method, target, body))
+    def _ask(self, method: str, target: str, body: bytes = b"", limit: int = MAX_REPLY_BYTES) -> bytes:
+        return self._with_retries(lambda: self._send(method, target, body, limit))
 
-    def _send(self, method: str, target: str, body: bytes) -> bytes:
+    def _send(self, method: str, target: str, body: bytes, limit: int = MAX_REPLY_BYTES) -> bytes:
         headers = self._signed(method, target, body)
         with self._http.stream(method, target, content=body or None, headers=headers) as response:
-            data = _read(response, MAX_REPLY_BYTES)
+            data = _read(response, limit if response.is_success else MAX_SMALL_BYTES)
         if not 200 <= response.status_code < 300:
             _raise_refusal(response.status_code, data)
         return data

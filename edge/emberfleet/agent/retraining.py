@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from emberfleet.agent.agent import Retrain
+from emberfleet.agent.judging import Evaluate
 from emberfleet.agent.models import CheckBundle
 from emberfleet.agent.rounds import Retrained
 from emberfleet.agent.samples import Samples
+from emberfleet.core.arrays import Int64, UInt8
 from emberfleet.core.bundle import Bundle
 from emberfleet.core.codec import Scalar
 from emberfleet.core.signing import VerifyKey
@@ -17,6 +19,21 @@ from emberfleet.core.signing import VerifyKey
 def check_with(trusted: tuple[VerifyKey, ...]) -> CheckBundle:
     """Verify bundles with the keys that a device trusts."""
     return lambda data: Bundle.open(data, trusted).manifest.model_version
+
+
+def evaluate_with(
+    trusted: tuple[VerifyKey, ...], backend: str = "auto", threads: int | None = None
+) -> Evaluate:
+    """Measure a bundle as this device would answer with it."""
+
+    def evaluate(bundle: Path, images: UInt8, labels: Int64) -> int:
+        from emberfleet.runtime.runtime import Runtime
+
+        predicted = Runtime.open(bundle, trusted, backend, threads=threads).logits(images).argmax(axis=-1)
+        right = predicted == labels
+        return int(right.all(axis=1).sum() if right.ndim == 2 else right.sum())
+
+    return evaluate
 
 
 def retrain_with(

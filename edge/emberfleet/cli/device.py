@@ -90,6 +90,7 @@ def status(folder: Folder, as_json: JsonOption = False) -> None:
         "device_id": identity.device_id,
         "name": identity.name,
         "model_version": agent.models.version(),
+        "serving_version": agent.models.state().serving,
         "samples": len(agent.samples),
     }
     if as_json:
@@ -107,11 +108,12 @@ def _agent(
 ) -> Agent:
     from emberfleet.agent.agent import Agent
     from emberfleet.agent.identity import Identity
-    from emberfleet.agent.retraining import check_with, retrain_with
+    from emberfleet.agent.retraining import check_with, evaluate_with, retrain_with
 
     trusted = Identity.load(folder).trusted
     retrain = retrain_with(trusted, backend, threads, memory_limit_bytes)
-    return Agent(folder, retrain, check_with(trusted))
+    evaluate = evaluate_with(trusted, backend, threads)
+    return Agent(folder, retrain, check_with(trusted), evaluate=evaluate)
 
 
 def _show(turn: Turn) -> None:

@@ -14,6 +14,7 @@ from emberfleet.core.errors import EmberError
 from emberfleet.server.api.errors import answer_fault, answer_http_error, answer_refusal
 from emberfleet.server.api.routes import make_routes
 from emberfleet.server.fleet import Fleet, ServerConfig
+from emberfleet.server.registry.freshness import keep_fresh
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,15 @@ def create_app(config: ServerConfig) -> Starlette:
         fleet.coordinator.prepare()
         rounds = asyncio.create_task(fleet.coordinator.run())
         rounds.add_done_callback(_report)
+        fresh = asyncio.create_task(keep_fresh(fleet.registry, fleet.releases.timestamp_s, config.clock))
+        fresh.add_done_callback(_report)
         try:
             yield
         finally:
-            rounds.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await rounds
+            for task in (rounds, fresh):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
             fleet.close()
 
     return Starlette(
@@ -52,4 +56,4 @@ def create_app(config: ServerConfig) -> Starlette:
 
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
-        log.critical("the rounds stopped", exc_info=task.exception())
+        log.critical("a task of the server stopped", exc_info=task.exception())

@@ -100,9 +100,10 @@ class Fleet:
         self.bundle_keys = bundle_keys_of(folder, settings)
         self.database = Database.in_file(folder.database)
         opener = config.opener or open_bundle_with(self.bundle_keys)
-        repository = Repository(folder.root, settings.releases)
-        self.first_root = repository.first_root()
-        self.registry = ModelRegistry(self.database, folder, opener)
+        self.releases = settings.releases
+        self.registry = ModelRegistry(self.database, folder, opener, settings.releases)
+        self.first_root = self.registry.repository.first_root()
+        self.registry.bring_in_line(config.clock())
         self.admission = Admission(self.database, config.clock)
         self.bodies = BodyBudget()
         self.uploads = Uploads(folder.root / "rounds")
@@ -166,14 +167,15 @@ def init_server(
     SigningKey.generate().save(folder.server_key)
     own.save(folder.bundle_key)
     started_at = time.time() if now is None else now
-    Repository(folder.root, releases or ReleasePolicy()).make(started_at)
+    policy = releases or ReleasePolicy()
+    Repository(folder.root, policy).make(started_at)
     database = Database.in_file(folder.database)
     try:
-        info = ModelRegistry(database, folder, check).import_first(bundle, started_at)
+        info = ModelRegistry(database, folder, check, policy).import_first(bundle, started_at)
     finally:
         database.close()
     texts = tuple(key.text for key in others)
-    Settings(plan or RoundPlan(), texts, releases or ReleasePolicy()).save(folder)
+    Settings(plan or RoundPlan(), texts, policy).save(folder)
     return info
 
 

@@ -13,6 +13,7 @@ from emberfleet.core.messages import (
     MAX_SMALL_BYTES,
     EnrolReply,
     EnrolRequest,
+    ModelReport,
     Reason,
     RefusedError,
     check_round_id,
@@ -76,6 +77,22 @@ def make_routes(fleet: Fleet) -> list[Route]:
         headers = {"ETag": f'"{info.digest}"', "Cache-Control": "private, immutable"}
         return FileResponse(path, headers=headers, media_type="application/vnd.emberfleet.bundle")
 
+    async def repository(request: Request) -> Response:
+        fleet.admission.admit(request)
+        found = fleet.registry.repository.read(request.path_params["name"])
+        if found is None:
+            raise RefusedError(Reason.NOT_FOUND, "no such metadata", "Begin with the timestamp.")
+        return _json(found)
+
+    async def report(request: Request) -> Response:
+        head = fleet.admission.admit(request)
+        version = check_version(request.path_params["version"])
+        async with read_body(request, MAX_SMALL_BYTES, fleet.bodies) as body:
+            check_body(head, body)
+            told = ModelReport.decode(body)
+        fleet.registry.add_report(version, head.device_id, told, fleet.clock())
+        return Response(status_code=204)
+
     async def alive(request: Request) -> Response:
         head = fleet.admission.admit(request)
         fleet.coordinator.hear(check_round_id(request.path_params["round_id"]), head.device_id)
@@ -101,6 +118,8 @@ def make_routes(fleet: Fleet) -> list[Route]:
         Route("/v1/work", work),
         Route("/v1/models/latest", latest),
         Route("/v1/models/{version}/bundle", bundle),
+        Route("/v1/models/{version}/report", report, methods=["POST"]),
+        Route("/v1/tuf/{name}", repository),
         Route("/v1/rounds/{round_id}/update", uploading.progress, methods=["GET"]),
         Route("/v1/rounds/{round_id}/update", uploading.take, methods=["PUT"]),
         Route("/v1/rounds/{round_id}/alive", alive, methods=["POST"]),

@@ -107,12 +107,24 @@ class Repository:
             )
         return read_limited(path, MAX_ROOT_BYTES)
 
-    def path(self, name: str) -> Path | None:
-        """Where a file that devices may ask for lies, or None."""
+    def read(self, name: str) -> bytes | None:
+        """A file that devices may ask for, or None where there is none."""
         if not PUBLIC_NAME.fullmatch(name):
             return None
         path = self._folder / name
-        return path if path.is_file() else None
+        try:
+            with open(path, "rb") as file:
+                return file.read(MAX_METADATA_BYTES)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+
+    def stamp(self) -> tuple[int, int]:
+        """Changes with every write: a cheap way to notice those of another process."""
+        with storage_errors("read", self._folder):
+            found = (self._folder / "timestamp.json").stat()
+        return found.st_ino, found.st_mtime_ns
 
     def releases(self) -> tuple[Release, ...]:
         """What the repository lists, oldest first; empty before the first list."""

@@ -157,7 +157,7 @@ class Coordinator:
             changed = self._changed
             reply = self._work_for(device_id, model_version)
             left = deadline - asyncio.get_running_loop().time()
-            if reply.offer is not None or model_version != self._model.version or left <= 0:
+            if reply.offer is not None or model_version < reply.model.version or left <= 0:
                 return reply
             await asyncio.wait((changed, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
@@ -232,6 +232,7 @@ class Coordinator:
 
     async def _step(self) -> None:
         now = self._clock()
+        self._follow_registry()
         if now >= self._next_nonce_sweep:
             self._database.forget_nonces(now - NONCES_KEPT_S)
             self._next_nonce_sweep = now + NONCES_KEPT_S / 3
@@ -254,6 +255,17 @@ class Coordinator:
             await self._apply_and_publish(running)
         elif running.round.phase is Phase.FAILED:
             self._close(running.round)
+
+    def _follow_registry(self) -> None:
+        """Take over what the command line published or rolled out, and tell those who wait."""
+        if not self._registry.reload():
+            return
+        latest = self._registry.latest()
+        if latest.version != self._model.version:
+            self._fail(f"model {latest.version} was published meanwhile")
+            self._model = latest
+            self._bundle, self._opened = self._registry.load(latest)
+        self._notify()
 
     def _open(self, now: float) -> None:
         last = self._database.rounds(last=1)
@@ -351,7 +363,7 @@ class Coordinator:
                 return WorkReply(self._model, self._offer(running, device_id, now))
         if self._presence.note(device_id, model_version, now):
             self._wake.set()
-        return WorkReply(self._model)
+        return WorkReply(self._registry.release_for(device_id))
 
     def _offer(self, running: Running, device_id: str, now: float) -> bytes:
         round_ = running.round
