@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 EXACT: Final = "exact"
 BITS: Final = (16, 8)
-MOMENTUM: Final = 0.7
 HEAVIEST: Final = 256
 """Nobody has as many images; a device's change is sent as a share of so many."""
 SEED: Final = 0
@@ -93,8 +92,11 @@ def federate(data: Path, scale: Scale) -> dict[str, Any]:
     assert people.writers is not None
     writers = np.unique(people.writers)[: scale.devices]
     owners = [people.subset(people.writers == writer) for writer in writers]
-    plan = RoundPlan(training={**TRAINING, "epochs": scale.epochs}, rate_decay=0.9, warmup_rounds=4)
-    branches = [Branch(base), *(Branch(base, bits) for bits in BITS)]
+    training = {**TRAINING, "epochs": scale.epochs}
+    plan = RoundPlan(
+        training=training, rate_decay=0.9, warmup_rounds=4, server_optimizer="fedavgm", server_momentum=0.7
+    )
+    branches = [Branch(base, plan), *(Branch(base, plan, bits) for bits in BITS)]
     exact = branches[0]
     rounds: list[dict[str, float]] = []
     for number in range(1, scale.rounds + 1):
@@ -106,7 +108,7 @@ def federate(data: Path, scale: Scale) -> dict[str, Any]:
     means = {name: float(np.mean([row[name] for row in rounds])) for name in rounds[0]}
     return {
         "lost": {name: means[EXACT] - value for name, value in means.items() if name != EXACT},
-        "base": Branch(base).accuracy(test),
+        "base": Branch(base, plan).accuracy(test),
         "rounds": rounds,
         "test_images": len(test),
         "backend": engine.name,
@@ -116,10 +118,10 @@ def federate(data: Path, scale: Scale) -> dict[str, Any]:
 class Branch:
     """One way of averaging, and the model that came of it so far."""
 
-    def __init__(self, model: TrainedModel, bits: int = 0) -> None:
+    def __init__(self, model: TrainedModel, plan: RoundPlan, bits: int = 0) -> None:
         """Begin with a model; `bits` of a value as it is sent, 0 for the exact mean."""
-        self.model, self._bits = model, bits
-        self._velocity: Tensors = {}
+        self.model, self._plan, self._bits = model, plan, bits
+        self._state: Tensors = {}
 
     @property
     def name(self) -> str:
@@ -129,10 +131,10 @@ class Branch:
     def take(self, learnt: Sequence[LocalResult], number: int) -> None:
         """Average what the devices learnt, and move the model."""
         from emberfleet.runtime.retraining import with_tensors
-        from emberfleet.server.aggregate.momentum import next_model
+        from emberfleet.server.aggregate.optimizers import next_model
 
         change = self._secure(learnt, number) if self._bits else exact_mean(learnt)
-        new, self._velocity = next_model(self.model.tensors, change, self._velocity, MOMENTUM, 1.0)
+        new, self._state = next_model(self.model.tensors, change, self._state, self._plan)
         self.model = with_tensors(self.model, new)
 
     def accuracy(self, test: Dataset) -> float:
