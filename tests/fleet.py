@@ -20,7 +20,7 @@ import uvicorn
 
 from emberfleet.agent.agent import Agent
 from emberfleet.agent.client import Backoff, ServerClient, enrol_device
-from emberfleet.agent.rounds import Retrained
+from emberfleet.agent.rounds.training import Retrained
 from emberfleet.agent.samples import Samples
 from emberfleet.core.arrays import Float32, Tensors
 from emberfleet.core.codec import Scalar

@@ -23,7 +23,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from emberfleet.agent.rounds import Retrained
+from emberfleet.agent.rounds.training import Retrained
 from emberfleet.agent.samples import Samples
 from emberfleet.core.codec import Scalar
 from emberfleet.train.data.dataset import Dataset

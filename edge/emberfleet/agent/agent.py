@@ -6,32 +6,30 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from emberfleet.agent.client import ServerClient, UnreachableError
+from emberfleet.agent.client import ServerClient
 from emberfleet.agent.identity import Identity
 from emberfleet.agent.judging import Evaluate
 from emberfleet.agent.models import CheckBundle, ModelStore
 from emberfleet.agent.releases import ReleaseList
-from emberfleet.agent.rounds import (
-    DeviceRound,
-    Retrained,
-    consider_offer,
-    finish_training,
-    leave_round,
-    note_sent,
-    seed_of,
-)
 from emberfleet.agent.samples import HELD_OUT_SHARE, Samples, SampleStore
+from emberfleet.agent.store import RoundStore
 from emberfleet.agent.updating import ModelUpdates
 from emberfleet.core.codec import Scalar
-from emberfleet.core.errors import EmberError
-from emberfleet.core.messages import Reason, RefusedError
-from emberfleet.core.offers import RoundOffer
+from emberfleet.core.digest import sha256_hex
+from emberfleet.core.errors import EmberError, RoundError
+from emberfleet.core.files import read_limited
+from emberfleet.core.messages import MAX_BUNDLE_BYTES, ModelInfo, Reason, RefusedError
+
+if TYPE_CHECKING:
+    from emberfleet.agent.rounds.training import Retrained
+    from emberfleet.agent.taking_part import Ended, TakingPart
+    from emberfleet.core.offers import RoundOffer
 
 log = logging.getLogger(__name__)
 WAIT_S: Final = 20
@@ -102,7 +100,8 @@ class Agent:
             folder / "tuf", self.identity.root, self.identity.device_id, self._client.metadata
         )
         self._updates = ModelUpdates(self.models, releases, self._client, self.samples, evaluate, on_model)
-        self._last_sent = ""
+        self._rounds = RoundStore(folder)
+        self._interrupted = True
 
     def close(self) -> None:
         """Close the connections."""
@@ -121,7 +120,14 @@ class Agent:
         return self._updates.bring(hint)
 
     def run_once(self, wait_s: int = WAIT_S) -> Turn:
-        """Ask for work once and do it: fetch a model, or take part in a round, or nothing."""
+        """Ask for work once and do it: fetch a model, or take part in a round, or nothing.
+
+        A round that an earlier turn or an earlier start was torn out of is gone on with first.
+        """
+        if self._interrupted:
+            turn = self._resume()
+            if turn is not None:
+                return turn
         reply = self._client.ask_work(self.models.version(), wait_s)
         if self.fetch_model(reply.model.version):
             return Turn(Outcome.NEW_MODEL, self.models.version())
@@ -129,10 +135,7 @@ class Agent:
             spoken_of = reply.model.version
             text = f"no signed model {spoken_of}" if spoken_of > self.models.version() else ""
             return Turn(Outcome.IDLE, self.models.version(), text=text)
-        offer = RoundOffer.open(reply.offer, self.identity.server_key)
-        version = self.models.version()
-        round_ = consider_offer(offer, self.identity.device_id, version, self._last_sent, self._clock())
-        return self._take_part(round_)
+        return self._join(reply.offer)
 
     def run_forever(self, stop: threading.Event, on_turn: Callable[[Turn], None] | None = None) -> None:
         """Take turns until `stop` is set; a server that cannot be reached is tried again.
@@ -157,57 +160,67 @@ class Agent:
                 if turn.outcome is Outcome.LEFT or (turn.outcome is Outcome.IDLE and turn.text):
                     stop.wait(PAUSE_S)
 
-    def _take_part(self, round_: DeviceRound) -> Turn:
-        offer, terms = round_.offer, round_.offer.terms
+    def _join(self, envelope: bytes) -> Turn:
+        """Take part in the round of an offer, or tell the server that this device will not.
+
+        Raises:
+            SignatureError, FormatError: Not an offer of the server this device enrolled with.
+        """
+        from emberfleet.agent.rounds.checks import CheckError
+        from emberfleet.agent.rounds.considering import Standing, consider_offer
+        from emberfleet.core.offers import RoundOffer
+
+        identity = self.identity
+        offer = RoundOffer.open(envelope, identity.server_key)
+        standing = Standing(
+            identity.device_id,
+            self._model_at_hand(),
+            self._rounds.over(),
+            identity.minimum_cohort,
+            identity.secure_only,
+        )
+        try:
+            consider_offer(offer, standing)
+        except CheckError as error:
+            log.warning("%s", error)
+            with contextlib.suppress(EmberError):
+                self._client.decline(offer.terms.round_id)
+            return Turn(Outcome.LEFT, offer.terms.model.version, offer.terms.number, str(error))
+        self._interrupted = True
+        return self._ended(offer, self._taking_part().take(offer))
+
+    def _resume(self) -> Turn | None:
+        round_ = self._rounds.load()
+        if round_ is None:
+            self._interrupted = False
+            return None
+        return self._ended(round_.offer, self._taking_part().go_on(round_))
+
+    def _ended(self, offer: RoundOffer, ended: Ended) -> Turn:
+        self._interrupted = False
+        outcome = Outcome.SENT if ended.sent else Outcome.LEFT
+        return Turn(outcome, offer.terms.model.version, offer.terms.number, ended.text)
+
+    def _taking_part(self) -> TakingPart:
+        from emberfleet.agent.rounds.secure import Party
+        from emberfleet.agent.taking_part import TakingPart
+
+        party = Party(self.identity.key, self.identity.minimum_cohort)
+        return TakingPart(self._client, self._rounds, party, self._train, self._clock)
+
+    def _train(self, offer: RoundOffer) -> Retrained:
+        from emberfleet.agent.rounds.checks import Check, CheckError
+        from emberfleet.agent.rounds.training import seed_of
+
         bundle = self.models.path()
-        assert bundle is not None
-        left = Turn(Outcome.LEFT, terms.model.version, terms.number)
-        try:
-            with self._heartbeat(offer):
-                result = self._retrain(bundle, self.samples.load(), terms.training, seed_of(offer))
-            round_ = finish_training(round_, result, self._clock())
-        except EmberError as error:
-            log.warning("round %d: no update is sent: %s", terms.number, error)
-            self._decline(leave_round(round_))
-            return replace(left, text=str(error))
-        except BaseException:
-            self._decline(leave_round(round_))
-            raise
-        try:
-            self._client.send_update(terms.round_id, round_.body)
-        except RefusedError as error:
-            log.warning("round %d: the update was refused: %s", terms.number, error)
-            self._last_sent = terms.round_id
-            return replace(left, text=str(error))
-        note_sent(round_)
-        self._last_sent = terms.round_id
-        return replace(left, outcome=Outcome.SENT)
+        if bundle is None or self._model_at_hand() != offer.terms.model:
+            raise CheckError(Check.OTHER_MODEL, offer.terms.number)
+        return self._retrain(bundle, self.samples.load(), offer.terms.training, seed_of(offer))
 
-    def _decline(self, round_: DeviceRound) -> None:
-        with contextlib.suppress(RefusedError, UnreachableError):
-            self._client.decline(round_.offer.terms.round_id)
-
-    @contextlib.contextmanager
-    def _heartbeat(self, offer: RoundOffer) -> Iterator[None]:
-        """Tell the server now and then that training goes on, from a thread beside it."""
-        if not offer.lease_s:
-            yield
-            return
-        done = threading.Event()
-
-        def beat() -> None:
-            while not done.wait(offer.lease_s / 3):
-                try:
-                    self._client.alive(offer.terms.round_id)
-                except RefusedError:
-                    return
-                except EmberError as error:
-                    log.info("the server did not hear that training goes on: %s", error)
-
-        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
+    def _model_at_hand(self) -> ModelInfo:
+        """The bundle at hand, as an offer names it."""
+        path = self.models.path()
+        if path is None:
+            raise RoundError("no model is here: fetch one before taking part in a round")
+        data = read_limited(path, MAX_BUNDLE_BYTES)
+        return ModelInfo(self.models.version(), sha256_hex(data), len(data))

@@ -25,11 +25,18 @@ from emberfleet.core.signing import SigningKey, VerifyKey
 
 KEY_FILE: Final = "device.key"
 IDENTITY_FILE: Final = "device.json"
+MINIMUM_COHORT: Final = 3
+"""With two, each learns the other's update from the sum."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """An enrolled device."""
+    """An enrolled device.
+
+    Attributes:
+        minimum_cohort: Fewest updates that a sum it takes part in may have: its owner's word.
+        secure_only: Whether it takes part in secure rounds alone; a sealed round shows the server its update.
+    """
 
     server: str
     device_id: str
@@ -38,6 +45,8 @@ class Identity:
     bundle_keys: tuple[bytes, ...]
     key: SigningKey
     root: bytes
+    minimum_cohort: int = MINIMUM_COHORT
+    secure_only: bool = False
 
     @property
     def trusted(self) -> tuple[VerifyKey, ...]:
@@ -56,6 +65,8 @@ class Identity:
                     "server_key": to_base64(self.server_key),
                     "bundle_keys": [to_base64(key) for key in self.bundle_keys],
                     "root": to_base64(self.root),
+                    "minimum_cohort": self.minimum_cohort,
+                    "rounds": "secure" if self.secure_only else "any",
                 }
             )
             + b"\n",
@@ -72,6 +83,9 @@ class Identity:
             raise ConfigError(f"{folder} holds no enrolled device: run emberfleet device enrol first")
         fields = Fields.parse(read_limited(folder / IDENTITY_FILE, MAX_SMALL_BYTES), "device.json")
         keys = fields.items("bundle_keys", MAX_TRUSTED_KEYS)
+        rounds = fields.text("rounds", 6, default="any")
+        if rounds not in ("any", "secure"):
+            raise fields.wrong("rounds", "any or secure")
         found = cls(
             server=fields.text("server", 400),
             device_id=fields.text("device_id", 32),
@@ -80,6 +94,8 @@ class Identity:
             bundle_keys=tuple(Fields({"key": key}, "device.json").data("key", 32) for key in keys),
             key=SigningKey.load(folder / KEY_FILE),
             root=fields.data("root", max_bytes=MAX_ROOT_BYTES),
+            minimum_cohort=fields.integer("minimum_cohort", 1, default=MINIMUM_COHORT),
+            secure_only=rounds == "secure",
         )
         fields.done()
         return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from emberfleet.agent.agent import Retrain
 from emberfleet.agent.judging import Evaluate
 from emberfleet.agent.models import CheckBundle
-from emberfleet.agent.rounds import Retrained
+from emberfleet.agent.rounds.training import Retrained
 from emberfleet.agent.samples import Samples
 from emberfleet.core.arrays import Int64, UInt8
 from emberfleet.core.bundle import Bundle

@@ -191,7 +191,7 @@ class RoundOffer:
 
     def sign(self, key: SigningKey) -> bytes:
         """The offer in an envelope signed by the server."""
-        return sign_envelope(OFFER_TYPE, encode_json(self.to_json()), key)
+        return sign_envelope(OFFER_TYPE, self.encode(), key)
 
     @classmethod
     def open(cls, envelope: bytes, server_key: bytes) -> Self:
@@ -206,7 +206,15 @@ class RoundOffer:
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Read the JSON inside the envelope."""
-        fields = Fields.parse(data, "round offer")
+        return cls.from_fields(Fields.parse(data, "round offer"))
+
+    def encode(self) -> bytes:
+        """As canonical JSON."""
+        return encode_json(self.to_json())
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Read what `to_json` gave; raises `FormatError` alone."""
         found = cls(
             terms=RoundTerms.from_fields(fields.nested("terms", "round terms")),
             device_id=check_device_id(fields.text("device_id", 64)),

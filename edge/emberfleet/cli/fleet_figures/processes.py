@@ -22,7 +22,7 @@ import numpy as np
 from emberfleet.agent.agent import Agent
 from emberfleet.agent.client import enrol_device
 from emberfleet.agent.retraining import check_with, retrain_with
-from emberfleet.agent.rounds import Retrained
+from emberfleet.agent.rounds.training import Retrained
 from emberfleet.agent.samples import Samples
 from emberfleet.cli.fleet_figures.children import child_environment
 from emberfleet.core.bundle import Bundle

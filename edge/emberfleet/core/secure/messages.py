@@ -40,8 +40,6 @@ _ADVERT_TEXT_BYTES: Final = 512
 _SHARE_TEXT_BYTES: Final = 384
 POSITION_TEXT_BYTES: Final = 8
 """The most that a position and a comma take as text."""
-_PROBE: Final = X25519PrivateKey.from_private_bytes(bytes(range(32)))
-"""Any key shows whether a point is of small order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +100,11 @@ class Advert:
 
     def check_keys(self) -> None:
         """Raise `FormatError` where no secret can be agreed on with its keys: points of small order."""
+        # Any key shows whether a point is of small order.
+        probe = X25519PrivateKey.from_private_bytes(bytes(range(32)))
         for public, name in ((self.mask_key, "mask"), (self.sealing_key, "sealing")):
             try:
-                _PROBE.exchange(X25519PublicKey.from_public_bytes(public))
+                probe.exchange(X25519PublicKey.from_public_bytes(public))
             except ValueError as error:
                 raise FormatError(
                     f"advert of {self.device_id}: its {name} key is a point of small order"
