@@ -24,6 +24,7 @@ from emberfleet.core.messages import (
     fingerprint_of,
 )
 from emberfleet.core.signing import SigningKey
+from emberfleet.core.tokens import Token
 
 KEY = SigningKey.generate()
 DEVICE = device_id_of(KEY.verify_key.raw)
@@ -157,12 +158,12 @@ def test_a_devices_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> N
 
 def test_a_token_for_another_server_is_noticed() -> None:
     reply = EnrolReply(DEVICE, b"s" * 32, (b"b" * 32,), b"root")
-    good = f"secret.{fingerprint_of(b's' * 32, (b'b' * 32,), b'root')}"
+    good = Token("secret", fingerprint_of(b"s" * 32, (b"b" * 32,), b"root"))
     assert accept_reply("http://server", "kitchen", good, KEY, reply).device_id == DEVICE
     with pytest.raises(EnrolmentError, match="not the server"):
-        accept_reply("http://server", "kitchen", f"secret.{'0' * 32}", KEY, reply)
+        accept_reply("http://server", "kitchen", Token("secret", "0" * 32), KEY, reply)
     with pytest.raises(EnrolmentError, match="another device"):
-        accept_reply("http://server", "kitchen", "secret", SigningKey.generate(), reply)
+        accept_reply("http://server", "kitchen", Token("secret"), SigningKey.generate(), reply)
 
 
 def test_an_identity_comes_back_from_its_folder(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from emberfleet.agent.identity import Identity, accept_reply, key_of
+from emberfleet.agent.pinning import pinned_context
 from emberfleet.core.errors import ConfigError, EmberError, FormatError, StorageError
 from emberfleet.core.messages import (
     MAX_CHUNK_BYTES,
@@ -36,6 +37,7 @@ from emberfleet.core.messages import (
 )
 from emberfleet.core.requests import sign_request
 from emberfleet.core.signing import SigningKey
+from emberfleet.core.tokens import Token
 
 log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -72,6 +74,7 @@ class ServerClient:
         address: The server's, such as ``http://127.0.0.1:8470``.
         key: Signs every request.
         device_id: The name under which the server knows the key.
+        pin: Of the certificate that the server has to show; empty: a certificate authority vouches for it.
     """
 
     address: str
@@ -82,6 +85,7 @@ class ServerClient:
     sleep: Callable[[float], None] = time.sleep
     generator: random.Random = field(default_factory=random.Random)
     transport: httpx.BaseTransport | None = None
+    pin: str = ""
     _http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +96,7 @@ class ServerClient:
             timeout=timeout,
             transport=self.transport,
             # Reading the certificate store takes long and is of use for https alone.
-            verify=self.address.startswith("https"),
+            verify=pinned_context(self.pin) if self.pin else self.address.startswith("https"),
             follow_redirects=False,
             trust_env=False,
         )
@@ -100,15 +104,15 @@ class ServerClient:
     @classmethod
     def of(cls, identity: Identity) -> ServerClient:
         """The client of an enrolled device."""
-        return cls(identity.server, identity.key, identity.device_id)
+        return cls(identity.server, identity.key, identity.device_id, pin=identity.pin)
 
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
 
-    def enrol(self, token: str, name: str) -> EnrolReply:
-        """Spend a token."""
-        body = EnrolRequest(token, self.key.verify_key.raw, name).encode()
+    def enrol(self, secret: str, name: str) -> EnrolReply:
+        """Spend a token's secret."""
+        body = EnrolRequest(secret, self.key.verify_key.raw, name).encode()
         return EnrolReply.decode(self._ask("POST", "/v1/enrol", body))
 
     def ask_work(self, model_version: int, wait_s: int = 0) -> WorkReply:
@@ -164,14 +168,6 @@ class ServerClient:
             if sent + MAX_CHUNK_BYTES >= len(body):
                 return Receipt.decode(data)
             sent = min(UploadProgress.decode(data).received, len(body))
-
-    def send_message(self, round_id: str, name: str, body: bytes) -> None:
-        """Send what a secure round asks for next; sending the same body again does no harm."""
-        self._ask("POST", f"/v1/rounds/{round_id}/{name}", body)
-
-    def read_message(self, round_id: str, name: str, wait_s: int) -> bytes:
-        """What the server says next in a secure round; empty when that has not come within `wait_s`."""
-        return self._ask("GET", f"/v1/rounds/{round_id}/{name}?wait={wait_s}")
 
     def alive(self, round_id: str) -> None:
         """Say that training goes on."""
@@ -261,7 +257,8 @@ class ServerClient:
                 )
                 self.sleep(delay_s)
         raise UnreachableError(
-            f"{self.address} did not answer in {self.backoff.attempts} tries: check address and network"
+            f"{self.address} did not answer in {self.backoff.attempts} tries: "
+            "check the network and the address, http or https"
         ) from failure
 
 
@@ -276,12 +273,15 @@ def enrol_device(address: str, token: str, folder: Path, name: str) -> Identity:
 
     Raises:
         RefusedError: The server does not take the token.
-        EnrolmentError: The server is not the one the token was made for.
+        EnrolmentError, PinError: The server is not the one the token was made for.
     """
+    check_address(address)
+    spent = Token.parse(token)
     key = key_of(folder)
-    client = ServerClient(address, key, device_id_of(key.verify_key.raw), Backoff(attempts=3))
+    device_id = device_id_of(key.verify_key.raw)
+    client = ServerClient(address, key, device_id, Backoff(attempts=3), pin=spent.pin)
     try:
-        identity = accept_reply(client.address, name, token, key, client.enrol(token, name))
+        identity = accept_reply(client.address, name, spent, key, client.enrol(spent.secret, name))
     finally:
         client.close()
     identity.save(folder)

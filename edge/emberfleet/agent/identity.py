@@ -22,11 +22,10 @@ from emberfleet.core.messages import (
     fingerprint_of,
 )
 from emberfleet.core.signing import SigningKey, VerifyKey
+from emberfleet.core.tokens import Token
 
 KEY_FILE: Final = "device.key"
 IDENTITY_FILE: Final = "device.json"
-MINIMUM_COHORT: Final = 3
-"""With two, each learns the other's update from the sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +33,7 @@ class Identity:
     """An enrolled device.
 
     Attributes:
-        minimum_cohort: Fewest updates that a sum it takes part in may have: its owner's word.
-        secure_only: Whether it takes part in secure rounds alone; a sealed round shows the server its update.
+        pin: Of the server's TLS certificate; empty where a certificate authority vouches for it.
     """
 
     server: str
@@ -45,8 +43,7 @@ class Identity:
     bundle_keys: tuple[bytes, ...]
     key: SigningKey
     root: bytes
-    minimum_cohort: int = MINIMUM_COHORT
-    secure_only: bool = False
+    pin: str = ""
 
     @property
     def trusted(self) -> tuple[VerifyKey, ...]:
@@ -65,8 +62,7 @@ class Identity:
                     "server_key": to_base64(self.server_key),
                     "bundle_keys": [to_base64(key) for key in self.bundle_keys],
                     "root": to_base64(self.root),
-                    "minimum_cohort": self.minimum_cohort,
-                    "rounds": "secure" if self.secure_only else "any",
+                    "pin": self.pin,
                 }
             )
             + b"\n",
@@ -83,9 +79,6 @@ class Identity:
             raise ConfigError(f"{folder} holds no enrolled device: run emberfleet device enrol first")
         fields = Fields.parse(read_limited(folder / IDENTITY_FILE, MAX_SMALL_BYTES), "device.json")
         keys = fields.items("bundle_keys", MAX_TRUSTED_KEYS)
-        rounds = fields.text("rounds", 6, default="any")
-        if rounds not in ("any", "secure"):
-            raise fields.wrong("rounds", "any or secure")
         found = cls(
             server=fields.text("server", 400),
             device_id=fields.text("device_id", 32),
@@ -94,8 +87,7 @@ class Identity:
             bundle_keys=tuple(Fields({"key": key}, "device.json").data("key", 32) for key in keys),
             key=SigningKey.load(folder / KEY_FILE),
             root=fields.data("root", max_bytes=MAX_ROOT_BYTES),
-            minimum_cohort=fields.integer("minimum_cohort", 1, default=MINIMUM_COHORT),
-            secure_only=rounds == "secure",
+            pin=fields.text("pin", 43, default=""),
         )
         fields.done()
         return found
@@ -112,17 +104,19 @@ def key_of(folder: Path) -> SigningKey:
     return key
 
 
-def accept_reply(server: str, name: str, token: str, key: SigningKey, reply: EnrolReply) -> Identity:
+def accept_reply(server: str, name: str, token: Token, key: SigningKey, reply: EnrolReply) -> Identity:
     """The identity that a server's answer makes.
 
     Raises:
         EnrolmentError: The answer is not from the server the token was made for, or about another key.
     """
-    fingerprint = token.partition(".")[2]
-    if fingerprint and fingerprint != fingerprint_of(reply.server_key, reply.bundle_keys, reply.root):
+    expected = fingerprint_of(reply.server_key, reply.bundle_keys, reply.root)
+    if token.fingerprint and token.fingerprint != expected:
         raise EnrolmentError(
             "this is not the server that the token was made for: check the address, and ask for a new token"
         )
     if reply.device_id != device_id_of(key.verify_key.raw):
         raise EnrolmentError("the server's answer is about another device's key")
-    return Identity(server, reply.device_id, name, reply.server_key, reply.bundle_keys, key, reply.root)
+    return Identity(
+        server, reply.device_id, name, reply.server_key, reply.bundle_keys, key, reply.root, token.pin
+    )

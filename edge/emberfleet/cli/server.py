@@ -57,12 +57,19 @@ def token(
     folder: Folder,
     count: Annotated[int, typer.Option(min=1, help="How many tokens.")] = 1,
     days: Annotated[float, typer.Option(min=0.001, help="Days until they expire.")] = 7.0,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(help="The certificate (PEM) that devices will see, if not the server's own."),
+    ] = None,
+    pinned: Annotated[
+        bool, typer.Option("--pin/--no-pin", help="Whether devices accept that certificate alone.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Make one-time tokens, each of which lets one device in."""
     from emberfleet.server.fleet import make_tokens
 
-    made = make_tokens(folder, count, days * 24 * 3600)
+    made = make_tokens(folder, count, days * 24 * 3600, pin=_pin(folder, certificate) if pinned else "")
     if as_json:
         print_json({"tokens": made})
     else:
@@ -75,8 +82,18 @@ def run(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 8470,
     rounds: Annotated[int, typer.Option(min=0, help="Stop opening rounds after so many; 0: never.")] = 0,
-    certificate: Annotated[Path | None, typer.Option(help="TLS certificate (PEM).")] = None,
-    certificate_key: Annotated[Path | None, typer.Option(help="TLS private key (PEM).")] = None,
+    tls: Annotated[
+        bool | None,
+        typer.Option(
+            "--tls/--no-tls", help="Serve https. Without either: unless only this machine can connect."
+        ),
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="TLS certificate (PEM) in place of the server's own.")
+    ] = None,
+    certificate_key: Annotated[
+        Path | None, typer.Option(help="Its private key (PEM), where that is another file.")
+    ] = None,
     settings: SettingsOption = None,
 ) -> None:
     """Serve models and run rounds until interrupted."""
@@ -85,11 +102,25 @@ def run(
     from emberfleet.server.app import create_app
     from emberfleet.server.fleet import ServerConfig, change_plan
     from emberfleet.server.serving import make_config
+    from emberfleet.server.tls import own_certificate, speaks_tls
 
     if settings:
         change_plan(folder, read_settings(settings, {}))
     application = create_app(ServerConfig(folder, rounds=rounds))
+    if certificate is None and speaks_tls(host, tls):
+        certificate = own_certificate(folder, [host])
     uvicorn.Server(make_config(application, host, port, certificate, certificate_key)).run()
+
+
+@app.command()
+def pin(
+    folder: Folder,
+    certificate: Annotated[
+        Path | None, typer.Option(help="A certificate (PEM), if not the server's own.")
+    ] = None,
+) -> None:
+    """Show what devices know the server's certificate by."""
+    typer.echo(_pin(folder, certificate))
 
 
 @app.command()
@@ -147,6 +178,15 @@ def revoke(folder: Folder, device: Annotated[str, typer.Argument(help="The devic
     finally:
         database.close()
     console().print(f"{device} is shut out.")
+
+
+def _pin(folder: Path, certificate: Path | None) -> str:
+    from emberfleet.server.fleet import Settings
+    from emberfleet.server.storage.files import ServerFolder
+    from emberfleet.server.tls import own_certificate, pin_of_file
+
+    Settings.load(ServerFolder(folder))
+    return pin_of_file(certificate or own_certificate(folder))
 
 
 def read_settings(settings: list[str], start: dict[str, object]) -> dict[str, object]:

@@ -14,6 +14,7 @@ from emberfleet.core.errors import ConfigError
 from emberfleet.core.files import read_limited, write_atomically
 from emberfleet.core.messages import MAX_SMALL_BYTES, MAX_TRUSTED_KEYS, ModelInfo, fingerprint_of
 from emberfleet.core.signing import SigningKey, VerifyKey
+from emberfleet.core.tokens import Token
 from emberfleet.server.api.admission import Admission
 from emberfleet.server.api.bodies import BodyBudget
 from emberfleet.server.registry.models import ModelRegistry
@@ -180,11 +181,20 @@ def init_server(
 
 
 def make_tokens(
-    path: Path, count: int = 1, lifetime_s: float = TOKEN_LIFETIME_S, now: float | None = None
+    path: Path,
+    count: int = 1,
+    lifetime_s: float = TOKEN_LIFETIME_S,
+    now: float | None = None,
+    pin: str = "",
 ) -> list[str]:
-    """Make one-time enrolment tokens: 128 secret bits, a dot, and the server's fingerprint.
+    """Make one-time enrolment tokens (`core/tokens.py`); only a hash of the secret part is kept.
 
-    Only a hash of the secret part is kept. The fingerprint lets a device recognise the server.
+    Args:
+        path: The server's folder.
+        count: How many.
+        lifetime_s: Until they expire.
+        now: Seconds since 1970.
+        pin: Of the certificate that devices are to accept; empty: a certificate authority vouches for it.
     """
     if not 1 <= count <= 100_000:
         raise ConfigError(f"{count} tokens, expected 1 to 100000")
@@ -199,7 +209,7 @@ def make_tokens(
         for _ in range(count):
             secret = secrets.token_urlsafe(16)
             database.add_token(secret, time.time() if now is None else now, lifetime_s)
-            made.append(f"{secret}.{fingerprint}")
+            made.append(Token(secret, fingerprint, pin).text)
         return made
     finally:
         database.close()

@@ -31,6 +31,7 @@ from emberfleet.core.offers import RoundOffer
 from emberfleet.core.requests import CLOCK_WINDOW_S, sign_request
 from emberfleet.core.sealing import SealingKey, seal
 from emberfleet.core.signing import SigningKey
+from emberfleet.core.tokens import Token
 from emberfleet.server.api.errors import FAMILIES, STATUS
 from emberfleet.server.fleet import make_tokens
 from emberfleet.server.rounds.plan import RoundPlan
@@ -252,7 +253,7 @@ def test_versions_and_ranges_beyond_what_there_is_are_refused(chosen: Caller) ->
 def enrol(
     server: RunningServer, token: str, key: SigningKey, signer: SigningKey | None = None
 ) -> httpx.Response:
-    body = EnrolRequest(token, key.verify_key.raw, "test").encode()
+    body = EnrolRequest(Token.parse(token).secret, key.verify_key.raw, "test").encode()
     device_id = device_id_of(key.verify_key.raw)
     headers = sign_request(signer or key, device_id, "POST", "/v1/enrol", body, time.time())
     return httpx.post(server.address + "/v1/enrol", content=body, headers=headers)

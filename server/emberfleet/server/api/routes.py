@@ -47,7 +47,7 @@ def make_routes(fleet: Fleet) -> list[Route]:
             check_body(head, body)
         now = fleet.clock()
         device = Device(device_id, wish.public_key, wish.name, now, None)
-        fleet.database.enrol(wish.token.partition(".")[0], device, now)
+        fleet.database.enrol(wish.token, device, now)
         reply = EnrolReply(device_id, fleet.server_key.verify_key.raw, fleet.bundle_keys, fleet.first_root)
         return _json(reply.encode())
 
