@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,24 @@ def build(folder: Path, compiler: str, *targets: str, extra: str = "") -> Path:
         pytest.skip(f"{compiler} has no sanitizers here: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == PASSES, done.stderr
     return folder
+
+
+def build_program(folder: Path, *flags: str) -> Path:
+    """ember-run as a library that `tests.runner.in_process` calls; the flags go to compiler and linker."""
+    extra = " ".join((*flags, "-Dmain=ember_run_main", "-fvisibility=default"))
+    built = build(folder, "gcc", "libember.a", "ember_run.o", extra=extra)
+    library, parts = built / "ember-run.so", [str(built / "ember_run.o"), str(built / "libember.a")]
+    command = ["gcc", "-shared", *flags, "-o", str(library), *parts, "-ldl", "-lm"]
+    subprocess.run(command, check=True, timeout=60)
+    return library
+
+
+def run_program(program: Path, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run what `build_program` built in a process that has prepared PoCL."""
+    command = [sys.executable, "-m", "tests.runner.in_process", str(program), *map(str, words)]
+    paths = os.pathsep.join(path for path in sys.path if path)
+    whole = {**os.environ, "PYTHONPATH": paths, **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=whole)
 
 
 def run(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 
 from emberfleet.core.lowering import quantize
 from emberfleet.engine.numpy_backend.backend import NumpyBackend
-from tests.runner.building import build, run
+from tests.runner.building import build_program, run, run_program
 from tests.runner.bundles import KEY, OTHER_KEY
 from tests.runtime.stripes import CLASSES, stripes, trained
 
@@ -29,21 +27,11 @@ def model(bundle: bytes, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ember-run as a library, for a process that has prepared PoCL."""
-    folder = tmp_path_factory.mktemp("program")
-    built = build(
-        folder, "gcc", "libember.a", "ember_run.o", extra="-Dmain=ember_run_main -fvisibility=default"
-    )
-    library = built / "ember-run.so"
-    parts = [str(built / "ember_run.o"), str(built / "libember.a")]
-    subprocess.run(["gcc", "-shared", "-o", str(library), *parts, "-ldl", "-lm"], check=True, timeout=60)
-    return library
+    return build_program(tmp_path_factory.mktemp("program"))
 
 
 def _run(program: Path, opencl_library: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.runner.in_process", str(program), *map(str, words)]
-    paths = os.pathsep.join(path for path in sys.path if path)
-    environment = {**os.environ, "PYTHONPATH": paths, "EMBER_OPENCL_LIBRARY": opencl_library}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    return run_program(program, *words, EMBER_OPENCL_LIBRARY=opencl_library)
 
 
 def test_help_teaches(built: Path) -> None:
