@@ -169,6 +169,14 @@ class ServerClient:
                 return Receipt.decode(data)
             sent = min(UploadProgress.decode(data).received, len(body))
 
+    def send_message(self, round_id: str, name: str, body: bytes) -> None:
+        """Send what a secure round asks for next; sending the same body again does no harm."""
+        self._ask("POST", f"/v1/rounds/{round_id}/{name}", body)
+
+    def read_message(self, round_id: str, name: str, wait_s: int) -> bytes:
+        """What the server says next in a secure round; empty when that has not come within `wait_s`."""
+        return self._ask("GET", f"/v1/rounds/{round_id}/{name}?wait={wait_s}")
+
     def alive(self, round_id: str) -> None:
         """Say that training goes on."""
         self._ask("POST", f"/v1/rounds/{round_id}/alive")

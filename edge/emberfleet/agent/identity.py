@@ -26,6 +26,8 @@ from emberfleet.core.tokens import Token
 
 KEY_FILE: Final = "device.key"
 IDENTITY_FILE: Final = "device.json"
+MINIMUM_COHORT: Final = 3
+"""With two, each learns the other's update from the sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Identity:
 
     Attributes:
         pin: Of the server's TLS certificate; empty where a certificate authority vouches for it.
+        minimum_cohort: Fewest updates that a sum it takes part in may have: its owner's word.
+        secure_only: Whether it takes part in secure rounds alone; a sealed round shows the server its update.
     """
 
     server: str
@@ -44,6 +48,8 @@ class Identity:
     key: SigningKey
     root: bytes
     pin: str = ""
+    minimum_cohort: int = MINIMUM_COHORT
+    secure_only: bool = False
 
     @property
     def trusted(self) -> tuple[VerifyKey, ...]:
@@ -63,6 +69,8 @@ class Identity:
                     "bundle_keys": [to_base64(key) for key in self.bundle_keys],
                     "root": to_base64(self.root),
                     "pin": self.pin,
+                    "minimum_cohort": self.minimum_cohort,
+                    "rounds": "secure" if self.secure_only else "any",
                 }
             )
             + b"\n",
@@ -79,6 +87,9 @@ class Identity:
             raise ConfigError(f"{folder} holds no enrolled device: run emberfleet device enrol first")
         fields = Fields.parse(read_limited(folder / IDENTITY_FILE, MAX_SMALL_BYTES), "device.json")
         keys = fields.items("bundle_keys", MAX_TRUSTED_KEYS)
+        rounds = fields.text("rounds", 6, default="any")
+        if rounds not in ("any", "secure"):
+            raise fields.wrong("rounds", "any or secure")
         found = cls(
             server=fields.text("server", 400),
             device_id=fields.text("device_id", 32),
@@ -88,6 +99,8 @@ class Identity:
             key=SigningKey.load(folder / KEY_FILE),
             root=fields.data("root", max_bytes=MAX_ROOT_BYTES),
             pin=fields.text("pin", 43, default=""),
+            minimum_cohort=fields.integer("minimum_cohort", 1, default=MINIMUM_COHORT),
+            secure_only=rounds == "secure",
         )
         fields.done()
         return found

@@ -22,6 +22,10 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 Folder = Annotated[Path, typer.Argument(help="The device's folder.")]
+MinimumCohortOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Fewest updates in a sum that this device takes part in; 3 unless set."),
+]
 BackendOption = Annotated[str, typer.Option(help="auto, opencl or numpy.")]
 
 
@@ -31,11 +35,24 @@ def enrol(
     server: Annotated[str, typer.Option(help="The server's address, such as https://192.168.1.5:8470.")],
     token: Annotated[str, typer.Option(help="A one-time token.", envvar="EMBERFLEET_TOKEN")],
     name: Annotated[str, typer.Option(help="What people call this device.")] = "device",
+    minimum_cohort: MinimumCohortOption = None,
+    secure_only: Annotated[
+        bool,
+        typer.Option(
+            "--secure-only", help="Take no part in sealed rounds: they show the server single updates."
+        ),
+    ] = False,
 ) -> None:
     """Make this device's key and spend a token."""
+    from dataclasses import replace
+
     from emberfleet.agent.client import enrol_device
 
     identity = enrol_device(server, token, folder, name)
+    if minimum_cohort is not None or secure_only:
+        floor = identity.minimum_cohort if minimum_cohort is None else minimum_cohort
+        identity = replace(identity, minimum_cohort=floor, secure_only=secure_only)
+        identity.save(folder)
     console().print(f"Enrolled at {identity.server} as {identity.device_id}.")
 
 
@@ -80,11 +97,15 @@ def run(
     backend: BackendOption = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Most threads to train with.")] = None,
     memory_limit: MemoryLimitOption = None,
+    minimum_cohort: MinimumCohortOption = None,
 ) -> None:
     """Take part in rounds until interrupted."""
     import threading
+    from dataclasses import replace
 
     agent = _agent(folder, backend, threads, parse_limit(memory_limit))
+    if minimum_cohort is not None:
+        agent.identity = replace(agent.identity, minimum_cohort=minimum_cohort)
     try:
         if once:
             _show(agent.run_once())

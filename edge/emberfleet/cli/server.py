@@ -9,6 +9,7 @@ import typer
 
 from emberfleet.cli.errors import CommandGroup
 from emberfleet.cli.output import JsonOption, console, print_json
+from emberfleet.cli.releases import add_commands
 
 app = typer.Typer(
     name="server",
@@ -16,6 +17,7 @@ app = typer.Typer(
     help="Run the server of a fleet: it averages sealed updates and publishes better models.",
     no_args_is_help=True,
 )
+add_commands(app)
 Folder = Annotated[Path, typer.Argument(help="The server's folder.")]
 SettingsOption = Annotated[
     list[str] | None,
