@@ -83,12 +83,12 @@ def body_of(offer: RoundOffer, value: int = 0, samples: int = 1) -> bytes:
     return Upload.join(header, seal(offer.terms.round_key or b"", payload, SEAL_INFO, header))
 
 
-def send(fleet: Fleet, round_id: str, device_id: str, body: bytes) -> Receipt:
+async def send(fleet: Fleet, round_id: str, device_id: str, body: bytes) -> Receipt:
     """Bring an upload to the coordinator as the route does."""
     digest = hashlib.sha256(body).hexdigest()
     fleet.uploads.write(round_id, device_id, len(body), digest, 0, body)
     fleet.uploads.finish(round_id, device_id, len(body), digest)
-    return fleet.coordinator.accept_upload(round_id, device_id, fleet.uploads.path(round_id, device_id))
+    return await fleet.coordinator.accept_upload(round_id, device_id, fleet.uploads.path(round_id, device_id))
 
 
 async def until_model(coordinator: Coordinator, version: int) -> None:
@@ -102,14 +102,14 @@ def test_an_update_sent_again_gives_the_same_receipt_and_counts_once(tmp_path: P
     async def scenario(coordinator: Coordinator) -> None:
         first, second = await offers(coordinator, fleet.server_key.verify_key.raw)
         body = body_of(first, 32767, samples=3)
-        receipt = send(fleet, first.terms.round_id, DEVICES[0], body)
-        assert send(fleet, first.terms.round_id, DEVICES[0], body) == receipt
+        receipt = await send(fleet, first.terms.round_id, DEVICES[0], body)
+        assert await send(fleet, first.terms.round_id, DEVICES[0], body) == receipt
         with pytest.raises(RefusedError) as caught:
-            send(fleet, first.terms.round_id, DEVICES[0], body_of(first, 32767))
+            await send(fleet, first.terms.round_id, DEVICES[0], body_of(first, 32767))
         assert caught.value.reason is Reason.ALREADY_ACCEPTED
         stored = list((tmp_path / "server" / "rounds").rglob("*.update"))
         assert [path.read_bytes() for path in stored] == [body]
-        send(fleet, second.terms.round_id, DEVICES[1], body_of(second, 0, samples=1))
+        await send(fleet, second.terms.round_id, DEVICES[1], body_of(second, 0, samples=1))
         await until_model(coordinator, 2)
         assert not list((tmp_path / "server" / "rounds").iterdir())
         _, path = fleet.registry.path(2) or (None, Path())
@@ -130,9 +130,10 @@ def test_a_refused_update_leaves_the_device_free_to_send_a_good_one(tmp_path: Pa
             replace(first, terms=replace(first.terms, model=replace(first.terms.model, version=9)))
         )
         with pytest.raises(RefusedError):
-            send(fleet, first.terms.round_id, DEVICES[0], wrong)
+            await send(fleet, first.terms.round_id, DEVICES[0], wrong)
         fleet.uploads.drop(first.terms.round_id, DEVICES[0])
-        assert send(fleet, first.terms.round_id, DEVICES[0], body_of(first)).accepted == 1
+        receipt = await send(fleet, first.terms.round_id, DEVICES[0], body_of(first))
+        assert receipt.accepted == 1
 
     play(fleet, scenario)
 
@@ -145,31 +146,13 @@ def test_a_publisher_that_fails_fails_the_round_and_not_the_server(tmp_path: Pat
 
     async def scenario(coordinator: Coordinator) -> None:
         for offer in await offers(coordinator, fleet.server_key.verify_key.raw):
-            send(fleet, offer.terms.round_id, offer.device_id, body_of(offer))
+            await send(fleet, offer.terms.round_id, offer.device_id, body_of(offer))
         while not any(row.phase == "failed" for row in fleet.database.rounds()):
             await asyncio.sleep(0.01)
         assert "no converter" in fleet.database.rounds()[0].failure
         assert coordinator.model.version == 1
 
     play(fleet, scenario)
-
-
-def test_a_round_that_a_stopped_server_left_is_written_down_as_failed(tmp_path: Path) -> None:
-    fleet = make_fleet(tmp_path / "server")
-
-    async def scenario(coordinator: Coordinator) -> None:
-        await offers(coordinator, fleet.server_key.verify_key.raw)
-
-    play(fleet, scenario)
-    again = Fleet(ServerConfig(tmp_path / "server", lambda *_: b"", opener=fleet.registry._opener))
-
-    async def look(coordinator: Coordinator) -> None:
-        await asyncio.sleep(0.1)
-        phases = [row.phase for row in again.database.rounds()]
-        assert phases == ["failed", "open"]
-        assert len(list((tmp_path / "server" / "rounds").iterdir())) == 1
-
-    play(again, look)
 
 
 def test_a_device_that_hangs_up_no_longer_counts_as_there(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_messages_and_what_they_lead_to_are_stored_together_or_not_at_all(databa
 
 def test_what_devices_sent_is_forgotten_with_the_round_and_its_digest_is_not(database: Database) -> None:
     database.save_progress(ROUND.id, [advert("a", 0)], ROUND)
-    database.end_round(replace(ROUND, phase="failed", failure="why"))
+    database.save_progress(ROUND.id, [], replace(ROUND, phase="failed", failure="why"), over=True)
     [kept] = database.messages(ROUND.id)
     assert kept.body == b""
     assert database.message_digest(ROUND.id, "a" * 32, "advert") == sha256_hex(b"body")

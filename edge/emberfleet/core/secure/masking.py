@@ -89,7 +89,7 @@ def empty_sum(layout: SumLayout) -> Array:
     return np.zeros(layout.size, layout.ring.word)
 
 
-def add_masked(total: Array, data: bytes, layout: SumLayout) -> None:
+def add_masked(total: Array, data: bytes | memoryview, layout: SumLayout) -> None:
     """Add what one device sent to the sum, in place.
 
     Raises:
@@ -102,6 +102,14 @@ def add_masked(total: Array, data: bytes, layout: SumLayout) -> None:
         part = total[begin : begin + BLOCK]
         unpacked = packer.unpack(block_words(words, begin, part.size, layout.ring), part.size)
         np.add(part, unpacked, out=part)
+
+
+def check_masked(data: bytes | memoryview, layout: SumLayout) -> None:
+    """Raise as `add_masked` would: what passes can be added later, whatever else it holds."""
+    words = read_words(data, layout.size, layout.ring)
+    last = (layout.size - 1) // BLOCK * BLOCK
+    count = layout.size - last
+    Packer(layout.ring).unpack(block_words(words, last, count, layout.ring), count)
 
 
 def add_masks(total: Array, masks: Sequence[Mask], executor: Executor | None = None, parts: int = 1) -> None:

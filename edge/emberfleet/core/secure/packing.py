@@ -113,7 +113,7 @@ def unpack(data: bytes, count: int, ring: Ring) -> Array:
     return values
 
 
-def read_words(data: bytes, count: int, ring: Ring) -> Array:
+def read_words(data: bytes | memoryview, count: int, ring: Ring) -> Array:
     """The words of packed values, a view; raises `ShapeError` when they are not as long as they must be."""
     expected = packed_bytes(count, ring)
     if len(data) != expected:

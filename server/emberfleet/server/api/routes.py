@@ -100,7 +100,7 @@ def make_routes(fleet: Fleet) -> list[Route]:
 
     async def decline(request: Request) -> Response:
         head = fleet.admission.admit(request)
-        fleet.coordinator.decline(check_round_id(request.path_params["round_id"]), head.device_id)
+        await fleet.coordinator.decline(check_round_id(request.path_params["round_id"]), head.device_id)
         return Response(status_code=204)
 
     async def status(_request: Request) -> Response:

@@ -78,7 +78,7 @@ class Uploading:
                 return Response(progress.encode(), 202, media_type="application/json")
             await asyncio.to_thread(uploads.finish, round_id, device_id, size, digest)
             try:
-                receipt = fleet.coordinator.accept_upload(
+                receipt = await fleet.coordinator.accept_upload(
                     round_id, device_id, uploads.path(round_id, device_id)
                 )
             except EmberError as error:

@@ -1,67 +1,79 @@
-"""Runs the rounds: the state machine's clock, storage, keys and answers.
+"""Runs the rounds: admits what devices send, stores it, tells them what follows, and keeps time.
 
-One event loop owns everything here, so no transition meets another half way. What takes long
-(decoding an update never does; applying and signing a model may) runs in a worker thread on values
-that nobody else holds, and its result comes back into the loop.
+One event loop owns everything here, so no transition meets another half way. What a message or a moment
+makes of a round is said by pure functions (`steps.py`); what is stored, and when, by the journal. What takes
+long (opening an update, unmasking, applying and signing a model) runs in a worker thread on values that
+nobody else holds, and its result comes back into the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from emberfleet.core.errors import EmberError, RoundError
-from emberfleet.core.files import read_limited
-from emberfleet.core.messages import (
-    SEAL_INFO,
-    ModelInfo,
-    Reason,
-    Receipt,
-    RefusedError,
-    UpdateHeader,
-    Upload,
-    WorkReply,
-    max_upload_bytes,
-)
-from emberfleet.core.offers import RoundOffer, RoundTerms
-from emberfleet.core.sealing import OVERHEAD_BYTES, SealingKey
+from emberfleet.core.digest import sha256_hex
+from emberfleet.core.errors import EmberError, StorageError
+from emberfleet.core.messages import ModelInfo, Reason, Receipt, RefusedError, WorkReply
+from emberfleet.core.offers import Mode
+from emberfleet.core.sealing import SealingKey
 from emberfleet.core.signing import SigningKey
-from emberfleet.core.updates import UpdatePlan
-from emberfleet.server.aggregate.checks import check_update
-from emberfleet.server.aggregate.stored import UpdateFile
 from emberfleet.server.registry.models import ModelRegistry
-from emberfleet.server.registry.publisher import Evaluator, OpenedModel, Publisher
-from emberfleet.server.rounds.applying import aggregate_sealed, apply_mean
-from emberfleet.server.rounds.collecting import accept_update, advance, check_upload, drop_device, hear_device
+from emberfleet.server.registry.publisher import Evaluator, Publisher
+from emberfleet.server.rounds.answering import FROM, Answer, Answers
+from emberfleet.server.rounds.collecting import check_upload, hear_device
+from emberfleet.server.rounds.disclosing import more_may_come, wait_for_more
 from emberfleet.server.rounds.failed import fail_round
+from emberfleet.server.rounds.journal import Journal
+from emberfleet.server.rounds.offering import make_offer, make_terms, offered_in
 from emberfleet.server.rounds.opening import open_round, start_if_ready
 from emberfleet.server.rounds.plan import RoundPlan
 from emberfleet.server.rounds.presence import Presence
-from emberfleet.server.rounds.publishing import finish_round
-from emberfleet.server.rounds.state import Phase, Round
-from emberfleet.server.storage.database import Database, RoundRow, StoredMessage
+from emberfleet.server.rounds.publishing import (
+    finish_round,
+    make_next,
+    mean_metrics,
+    sign_next,
+    start_publishing,
+)
+from emberfleet.server.rounds.rebuilding import final_row, rebuild, row_of
+from emberfleet.server.rounds.receiving import open_upload, upload_limit
+from emberfleet.server.rounds.state import OVER, Phase, Round, check_member, late, reached
+from emberfleet.server.rounds.steps import STEPS, Kind, accept, advance, due_at
+from emberfleet.server.rounds.unmasking import UnfitSharesError
+from emberfleet.server.storage.database import Database, RoundRow
 from emberfleet.server.storage.files import ServerFolder
 
 log = logging.getLogger(__name__)
-TICK_S: Final = 0.25
+LONGEST_SLEEP_S: Final = 0.25
+"""Silence and clocks are looked at so often; no message waits for it."""
 PAUSE_AFTER_FAILURE_S: Final = 1.0
 NONCES_KEPT_S: Final = 900.0
 
 
 @dataclass(slots=True)
 class Running:
-    """The round at hand with what its state machine does not hold: its key, and the plan of its updates."""
+    """The round at hand.
 
-    round: Round
-    key: SealingKey
-    update: UpdatePlan
+    Attributes:
+        key: Opens the updates of a sealed round; None in a secure one.
+        quarantined: Devices that are not drawn.
+    """
+
+    journal: Journal
+    key: SealingKey | None
+    quarantined: frozenset[str] = frozenset()
+    answers: Answers = field(default_factory=Answers)
+
+    @property
+    def round(self) -> Round:
+        """As stored."""
+        return self.journal.round
 
 
 class Coordinator:
@@ -113,7 +125,7 @@ class Coordinator:
 
     @property
     def round(self) -> Round | None:
-        """The round at hand, if any."""
+        """The round at hand, if any, as stored."""
         return None if self._running is None else self._running.round
 
     @property
@@ -122,28 +134,33 @@ class Coordinator:
         return len(self._presence.present(self._model.version, self._clock(), self._plan.presence_s))
 
     def prepare(self) -> None:
-        """Tidy up after a server that was stopped; call once, inside the loop, before serving."""
+        """Take up the round that a stopped server left; call once, inside the loop, before serving."""
         self._changed = asyncio.get_running_loop().create_future()
-        self._close_interrupted()
+        kept = None
+        for row in self._database.unfinished_rounds():
+            self._continue(row)
+            kept = self.round
+        for round_id in self._folder.unfinished_rounds():
+            if kept is None or round_id != kept.id:
+                self._folder.end_round(round_id)
 
     async def run(self) -> None:
         """Open, run and close rounds until cancelled; `prepare` comes first."""
-        try:
-            while True:
-                self._wake.clear()
-                try:
-                    await self._step()
-                except EmberError as error:
-                    log.error("round failed: %s", error)
-                    self._fail(str(error))
-                    await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
-                # Not wait_for: in Python 3.11 it loses a cancellation that meets the event.
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(TICK_S):
-                        await self._wake.wait()
-        finally:
-            if self._running is not None:
-                self._fail("the server was stopped")
+        while True:
+            self._wake.clear()
+            try:
+                await self._step()
+            except StorageError as error:
+                log.error("the rounds wait: %s", error)
+                await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
+            except EmberError as error:
+                log.error("round failed: %s", error)
+                self._fail(str(error))
+                await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
+            # Not wait_for: in Python 3.11 it loses a cancellation that meets the event.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._until_due()):
+                    await self._wake.wait()
 
     async def wait_for_work(
         self, device_id: str, model_version: int, wait_s: float, gone: asyncio.Future[None]
@@ -157,82 +174,108 @@ class Coordinator:
             changed = self._changed
             reply = self._work_for(device_id, model_version)
             left = deadline - asyncio.get_running_loop().time()
-            if reply.offer is not None or model_version < reply.model.version or left <= 0:
+            if reply.offer is not None or model_version != self._model.version or left <= 0:
                 return reply
             await asyncio.wait((changed, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
                 self._presence.forget(device_id)
                 return reply
 
+    def body_limit(self, round_id: str, device_id: str, kind: Kind) -> int:
+        """The largest message of a kind, before any of it is read.
+
+        Raises:
+            RefusedError: OTHER_ROUND, LATE or NOT_IN_COHORT.
+        """
+        running = self._round_of(round_id, device_id)
+        check_member(running.round, device_id)
+        return STEPS[kind].limit(running.round)
+
+    async def accept(self, round_id: str, device_id: str, kind: Kind, body: bytes) -> None:
+        """Take a message, and return when it is stored; the same one again changes nothing.
+
+        Raises:
+            RefusedError, FormatError, SignatureError: Nothing of it counts.
+            StorageError: It could not be stored, and does not count.
+        """
+        digest = sha256_hex(body)
+        if self._database.message_digest(round_id, device_id, kind) == digest:
+            return
+        journal = self._round_of(round_id, device_id).journal
+        if journal.digest_of(kind, device_id) != digest:
+            now = self._clock()
+            after = advance(accept(journal.head, kind, device_id, body, now), now)
+            journal.put_message(after, kind, device_id, digest, body, now)
+        await journal.stored()
+
+    async def answer(
+        self, round_id: str, device_id: str, what: Answer, wait_s: float, gone: asyncio.Future[None]
+    ) -> bytes | None:
+        """What the round tells a device, as soon as it is there; None when it is not after `wait_s`.
+
+        Raises:
+            RefusedError: OTHER_ROUND, NOT_IN_COHORT; LATE: the round is over, or goes on without it.
+        """
+        deadline = asyncio.get_running_loop().time() + wait_s
+        while True:
+            changed = self._changed
+            running = self._round_of(round_id, device_id)
+            check_member(running.round, device_id)
+            if running.round.mode is Mode.SEALED:
+                raise late(running.round, "a sealed round has nothing to tell")
+            if reached(running.round, FROM[what]):
+                return running.answers.find(running.round, device_id, what)
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0 or gone.done():
+                return None
+            await asyncio.wait((changed, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+
     def upload_limit(self, round_id: str, device_id: str) -> int:
-        """The largest body this device may send now, before any of it is read.
+        """The largest update this device may send now, before any of it is read.
 
         Raises:
             RefusedError: OTHER_ROUND, NOT_IN_COHORT or LATE. An update that counts already passes,
                 so that a lost answer can be asked for again.
         """
         running = self._round_of(round_id, device_id)
-        try:
-            check_upload(running.round, device_id, self._clock())
-        except RefusedError as error:
-            if error.reason is not Reason.ALREADY_ACCEPTED:
-                raise
-        return max_upload_bytes(running.update, OVERHEAD_BYTES)
+        if device_id not in running.journal.head.accepted:
+            check_upload(running.journal.head, device_id, self._clock())
+        return upload_limit(running.round)
 
-    def accept_upload(self, round_id: str, device_id: str, path: Path) -> Receipt:
-        """Check a finished upload and keep its values; the same body again gives the same receipt.
+    async def accept_upload(self, round_id: str, device_id: str, path: Path) -> Receipt:
+        """Check a finished upload and count it; the same one again gives the same receipt.
 
         Raises:
             RefusedError, FormatError, ShapeError, SealError: Nothing of the update counts.
+            StorageError: It could not be stored, and does not count.
         """
         running = self._round_of(round_id, device_id)
-        body = read_limited(path, max_upload_bytes(running.update, OVERHEAD_BYTES))
-        digest = hashlib.sha256(body).hexdigest()
-        if self._database.message_digest(round_id, device_id, "update") == digest:
-            return Receipt(round_id, len(running.round.accepted))
-        now = self._clock()
-        check_upload(running.round, device_id, now)
-        upload = Upload.decode(body)
-        header = upload.header
-        if header.round_id != round_id:
-            raise _other_round()
-        if header.device_id != device_id:
-            raise RefusedError(
-                Reason.MALFORMED, "the update names another device", "Send this device's own update."
-            )
-        if header.model_version != running.round.model_version:
-            raise RefusedError(
-                Reason.OTHER_MODEL,
-                f"the update is for model {header.model_version}, expected {running.round.model_version}",
-                "Fetch the published model and ask for work again.",
-            )
-        payload = running.key.open(upload.sealed, SEAL_INFO, upload.associated_data)
-        plan = running.round.plan
-        values = check_update(
-            payload, header, running.update, norm_bound=plan.norm_bound, weight_bound=plan.weight_bound
-        )
-        after = accept_update(running.round, device_id, header.sample_count, now)
-        self._values_of(running).write(device_id, values)
-        stored = StoredMessage(device_id, "update", len(after.accepted), digest, upload.associated_data, now)
-        self._database.save_progress(round_id, [stored], None)
-        running.round = after
-        self._wake.set()
-        return Receipt(round_id, len(after.accepted))
+        journal = running.journal
+        upload = await asyncio.to_thread(open_upload, path, device_id, journal.head, running.key)
+        if journal.digest_of(Kind.UPDATE, device_id) != upload.digest:
+            check_upload(journal.head, device_id, self._clock())
+            await asyncio.to_thread(upload.keep, device_id, self._folder.values(round_id))
+            now = self._clock()
+            after = advance(accept(journal.head, Kind.UPDATE, device_id, upload.header, now), now)
+            journal.put_message(after, Kind.UPDATE, device_id, upload.digest, upload.header, now)
+        await journal.stored()
+        return Receipt(round_id, len(journal.round.accepted))
 
     def hear(self, round_id: str, device_id: str) -> None:
-        """A device of the cohort is still training."""
-        running = self._round_of(round_id, device_id)
-        running.round = hear_device(running.round, device_id, self._clock())
+        """A device of the cohort is still at work."""
+        journal = self._round_of(round_id, device_id).journal
+        journal.hear(hear_device(journal.head, device_id, self._clock()))
 
-    def decline(self, round_id: str, device_id: str) -> None:
+    async def decline(self, round_id: str, device_id: str) -> None:
         """A device of the cohort gives up."""
-        running = self._round_of(round_id, device_id)
-        running.round = drop_device(running.round, device_id, self._clock())
-        self._wake.set()
+        await self.accept(round_id, device_id, Kind.DECLINE, b"")
+
+    def _until_due(self) -> float:
+        due = None if self._running is None else due_at(self._running.journal.head)
+        return LONGEST_SLEEP_S if due is None else min(LONGEST_SLEEP_S, max(0.005, due - self._clock()))
 
     async def _step(self) -> None:
         now = self._clock()
-        self._follow_registry()
         if now >= self._next_nonce_sweep:
             self._database.forget_nonces(now - NONCES_KEPT_S)
             self._next_nonce_sweep = now + NONCES_KEPT_S / 3
@@ -242,83 +285,119 @@ class Coordinator:
             self._open(now)
         running = self._running
         assert running is not None
-        if running.round.phase is Phase.OPEN:
+        journal = running.journal
+        after = journal.head
+        if after.phase is Phase.OPEN:
             present = self._presence.present(self._model.version, now, self._plan.presence_s)
-            running.round = start_if_ready(running.round, present, now)
-            if running.round.phase is Phase.COLLECT:
-                log.info("round %d: %d devices drawn", running.round.number, len(running.round.cohort))
-                self._database.save_round(self._row(running.round))
-                self._notify()
-        if running.round.phase is Phase.COLLECT:
-            running.round = advance(running.round, now)
-        if running.round.phase is Phase.APPLY:
-            await self._apply_and_publish(running)
-        elif running.round.phase is Phase.FAILED:
-            self._close(running.round)
-
-    def _follow_registry(self) -> None:
-        """Take over what the command line published or rolled out, and tell those who wait."""
-        if not self._registry.reload():
-            return
-        latest = self._registry.latest()
-        if latest.version != self._model.version:
-            self._fail(f"model {latest.version} was published meanwhile")
-            self._model = latest
-            self._bundle, self._opened = self._registry.load(latest)
-        self._notify()
+            after = start_if_ready(after, present, now, running.quarantined)
+        after = advance(after, now)
+        if after is not journal.head:
+            journal.put(after)
+        journal.flush()
+        if running.round.phase in (Phase.APPLY, Phase.PUBLISH):
+            await self._apply(running)
 
     def _open(self, now: float) -> None:
-        last = self._database.rounds(last=1)
+        latest = self._registry.latest()
+        if latest.version != self._model.version:
+            self._bundle, self._opened = self._registry.load(latest)
+            self._model = latest
+            self._notify()
+        last = self._database.rounds(last=max(1, self._plan.quarantine_rounds))
         number = last[-1].number + 1 if last else 1
-        update = self._plan.update_plan(self._opened.tensors, self._opened.scopes)
-        round_ = open_round(secrets.token_hex(16), number, self._model.version, self._plan, now)
-        key = SealingKey.generate()
-        self._folder.start_round(round_.id, key.private())
-        self._database.save_round(self._row(round_))
-        self._running = Running(round_, key, update)
+        key = SealingKey.generate() if self._plan.mode is Mode.SEALED else None
+        round_id = secrets.token_hex(16)
+        terms = make_terms(round_id, number, self._model, self._opened, self._plan, key)
+        round_ = open_round(terms, self._plan, now)
+        self._folder.start_round(round_id, None if key is None else key.private())
+        try:
+            self._database.save_round(row_of(round_))
+        except StorageError:
+            self._folder.end_round(round_id)
+            raise
+        self._running = self._run(round_, key, last)
 
-    async def _apply_and_publish(self, running: Running) -> None:
-        """Make the next model in a thread, then store and offer it."""
-        version = self._model.version + 1
-
-        def make() -> tuple[Round, bytes, ModelInfo, OpenedModel]:
-            found = aggregate_sealed(running.round, self._values_of(running), running.update)
-            round_, tensors, velocity = apply_mean(
-                running.round,
-                self._opened.tensors,
-                found.mean,
-                running.update,
-                self._folder.read_velocity(),
-            )
-            try:
-                data = self._publisher(self._bundle, tensors, version)
-            except Exception as error:
-                log.exception("the publisher failed")
-                raise RoundError(f"publish: {type(error).__name__}: {error}") from error
-            info, opened = self._registry.check(data, version)
-            self._folder.write_velocity(velocity)
-            return round_, data, info, opened
-
-        published, data, info, opened = await asyncio.to_thread(make)
-        done = finish_round(published)
-        metrics = mean_metrics(self._database.messages(done.id))
+    def _continue(self, row: RoundRow) -> None:
+        """Go on with a round that a stopped server left, or write down why not."""
         now = self._clock()
-        self._registry.add(info, data, replace(self._row(done), metrics=metrics, closed_at=now), now)
-        self._folder.end_round(done.id)
-        self._model, self._bundle, self._opened = info, data, opened
-        self._running = None
+        try:
+            stored = self._database.messages(row.id)
+            round_ = rebuild(row, stored, now)
+            if self._running is not None:
+                raise StorageError("a newer round was opened")
+            if row.model_version != self._model.version:
+                raise StorageError("another model was published")
+            if round_.phase is Phase.OPEN and round_.plan != self._plan:
+                raise StorageError("the settings were changed before devices were drawn")
+            key = None
+            if round_.mode is Mode.SEALED:
+                key = SealingKey(self._folder.read_round_key(row.id))
+            self._folder.start_round(row.id, None)
+        except EmberError as error:
+            log.warning("round %d does not go on: %s", row.number, error)
+            failed = replace(row, phase=Phase.FAILED.value, failure=str(error), closed_at=now)
+            self._database.save_progress(row.id, (), failed, over=True)
+            return
+        log.info("round %d goes on in phase %s", row.number, round_.phase)
+        if round_.phase is Phase.OPEN:
+            round_ = replace(round_, opened_at=now)
+        self._running = self._run(round_, key, self._database.rounds(max(1, self._plan.quarantine_rounds)))
+
+    def _run(self, round_: Round, key: SealingKey | None, last: list[RoundRow]) -> Running:
+        since = round_.number - round_.plan.quarantine_rounds
+        culprits = frozenset(name for row in last if row.number >= since for name in row.culprits)
+        messages = self._database.messages(round_.id)
+        return Running(Journal(self._database, round_, self._clock, self._moved, messages), key, culprits)
+
+    def _moved(self, before: Round, after: Round) -> None:
+        """Another phase of the round at hand was stored."""
+        log.info("round %d: %s, after %s", after.number, after.phase, before.phase)
+        if after.phase is Phase.FAILED:
+            log.warning("round %d failed: %s", after.number, after.failure)
+            self._forget(after)
+        self._notify()
+        self._wake.set()
+
+    async def _apply(self, running: Running) -> None:
+        """Make the next model in a thread, then store and offer it."""
+        journal, version = running.journal, self._model.version + 1
+        try:
+            again = replace(journal.round, phase=Phase.APPLY)
+            made = await asyncio.to_thread(make_next, again, self._opened.tensors, self._folder)
+        except UnfitSharesError as error:
+            head = journal.head
+            if not error.hopeless and more_may_come(head, self._clock()):
+                log.warning("round %d: %s; more shares are waited for", head.number, error)
+                journal.put(wait_for_more(head))
+            else:
+                journal.put(fail_round(replace(head, culprits=error.culprits), str(error)))
+            journal.flush()
+            return
+        if journal.head.phase is Phase.APPLY:
+            journal.put(start_publishing(journal.head, made.culprits, self._clock()))
+            journal.flush()
+        signed = await asyncio.to_thread(
+            sign_next, made, self._bundle, version, self._publisher, self._registry
+        )
+        self._folder.write_optimizer(version, made.state)
+        now = self._clock()
+        done = finish_round(journal.round, now)
+        metrics = {}
+        if done.mode is Mode.SEALED:
+            stored = self._database.messages(done.id)
+            metrics = mean_metrics([message for message in stored if message.kind == Kind.UPDATE])
+        self._registry.add(signed.info, signed.data, replace(final_row(done, now), metrics=metrics), now)
+        self._model, self._bundle, self._opened = signed.info, signed.data, signed.opened
         self._finished += 1
-        log.info("round %d: model %d from %d updates", done.number, info.version, len(done.accepted))
+        log.info("round %d: model %d from %d updates", done.number, version, len(done.accepted))
+        self._forget(done)
+        self._folder.forget_optimizers(version)
         self._notify()
         self._wake.set()
         if self._evaluator is not None:
-            task = asyncio.create_task(self._evaluate(self._evaluator, done.id, data))
+            task = asyncio.create_task(self._evaluate(self._evaluator, done.id, signed.data))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
-
-    def _values_of(self, running: Running) -> UpdateFile:
-        path = self._folder.values(running.round.id)
-        return UpdateFile(path, running.round.cohort, running.update)
 
     async def _evaluate(self, evaluator: Evaluator, round_id: str, data: bytes) -> None:
         try:
@@ -327,103 +406,44 @@ class Coordinator:
             log.error("the new model could not be measured: %s", error)
 
     def _fail(self, why: str) -> None:
-        if self._running is not None and self._running.round.phase not in (Phase.DONE, Phase.FAILED):
-            self._close(fail_round(self._running.round, why))
+        running = self._running
+        if running is not None and running.journal.head.phase not in OVER:
+            running.journal.put(fail_round(running.journal.head, why))
+            running.journal.flush()
 
-    def _close(self, failed: Round) -> None:
-        log.warning("round %d failed: %s", failed.number, failed.failure)
+    def _forget(self, round_: Round) -> None:
         self._running = None
-        with contextlib.suppress(EmberError):
-            self._database.save_round(replace(self._row(failed), closed_at=self._clock()))
-        self._folder.end_round(failed.id)
-        self._notify()
-
-    def _close_interrupted(self) -> None:
-        """Write down as failed what a stopped server left behind."""
-        for round_id in self._folder.unfinished_rounds():
-            row = self._database.round(round_id)
-            if row is not None and row.phase not in (Phase.DONE, Phase.FAILED):
-                now = self._clock()
-                self._database.save_round(
-                    replace(row, phase=Phase.FAILED, failure="the server was restarted", closed_at=now)
-                )
-            self._folder.end_round(round_id)
+        self._folder.end_round(round_.id)
 
     def _work_for(self, device_id: str, model_version: int) -> WorkReply:
         """What there is for a device right now; asking makes it present, having work makes it busy."""
         running, now = self._running, self._clock()
         if (
             running is not None
-            and running.round.phase is Phase.COLLECT
+            and running.round.phase is offered_in(running.round)
             and model_version == self._model.version
         ):
             with contextlib.suppress(RefusedError):
-                running.round = hear_device(running.round, device_id, now)
+                running.journal.hear(hear_device(running.journal.head, device_id, now))
                 self._presence.forget(device_id)
-                return WorkReply(self._model, self._offer(running, device_id, now))
+                return WorkReply(self._model, make_offer(running.round, device_id, now).sign(self._key))
         if self._presence.note(device_id, model_version, now):
             self._wake.set()
-        return WorkReply(self._registry.release_for(device_id))
-
-    def _offer(self, running: Running, device_id: str, now: float) -> bytes:
-        round_ = running.round
-        terms = RoundTerms(
-            round_id=round_.id,
-            number=round_.number,
-            model=self._model,
-            round_key=running.key.public,
-            update=running.update,
-            training=round_.plan.training_of(round_.number),
-            seed=round_.plan.seed * 1_000_003 % (1 << 40) + round_.number,
-        )
-        left_s = max(0.0, round_.deadline_at - now)
-        return RoundOffer(terms, device_id, round_.plan.lease_s, left_s).sign(self._key)
+        return WorkReply(self._model)
 
     def _round_of(self, round_id: str, device_id: str) -> Running:
         running = self._running
         if running is not None and running.round.id == round_id:
             return running
         row = self._database.round(round_id)
-        if row is not None and row.phase in (Phase.DONE, Phase.FAILED) and device_id in row.cohort:
+        if row is not None and row.phase in OVER and device_id in row.cohort:
             raise RefusedError(Reason.LATE, f"round {row.number} is over", "Ask for work again.")
-        raise _other_round()
-
-    def _row(self, round_: Round) -> RoundRow:
-        return RoundRow(
-            id=round_.id,
-            number=round_.number,
-            model_version=round_.model_version,
-            phase=round_.phase.value,
-            opened_at=round_.opened_at,
-            started_at=round_.started_at,
-            closed_at=None,
-            cohort=round_.cohort,
-            dropped=round_.missing
-            if round_.phase in (Phase.DONE, Phase.FAILED)
-            else tuple(sorted(round_.dropped)),
-            accepted=len(round_.accepted),
-            failure=round_.failure,
-            metrics={},
+        raise RefusedError(
+            Reason.OTHER_ROUND,
+            "this is not of the round at hand",
+            "Ask for work and send that round's update.",
         )
 
     def _notify(self) -> None:
         self._changed.set_result(None)
         self._changed = asyncio.get_running_loop().create_future()
-
-
-def _other_round() -> RefusedError:
-    return RefusedError(
-        Reason.OTHER_ROUND,
-        "the update is not of the round at hand",
-        "Ask for work and send that round's update.",
-    )
-
-
-def mean_metrics(updates: Sequence[StoredMessage]) -> dict[str, float]:
-    """Means of the devices' own measurements in a round, weighted by samples."""
-    sums: dict[str, tuple[float, int]] = {}
-    for header in (UpdateHeader.decode(message.body) for message in updates):
-        for name, value in header.metrics.items():
-            total, weight = sums.get(name, (0.0, 0))
-            sums[name] = (total + header.sample_count * value, weight + header.sample_count)
-    return {name: total / weight for name, (total, weight) in sums.items()}

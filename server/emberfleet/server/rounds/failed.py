@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from emberfleet.core.errors import RoundError
-from emberfleet.server.rounds.state import Phase, Round
+from emberfleet.server.rounds.state import OVER, Phase, Round
 
 
 def fail_round(round_: Round, why: str) -> Round:
@@ -14,6 +14,6 @@ def fail_round(round_: Round, why: str) -> Round:
     Raises:
         RoundError: The round is over.
     """
-    if round_.phase in (Phase.DONE, Phase.FAILED):
+    if round_.phase in OVER:
         raise RoundError(f"round {round_.number} is over ({round_.phase}) and cannot fail")
     return replace(round_, phase=Phase.FAILED, failure=why)

@@ -5,19 +5,22 @@
     server.json            settings                     models/000001.ember   published bundles
     server.key             signs offers, mode 600       rounds/ID/DEVICE.update   accepted uploads, as sent
     bundle.key             signs bundles, mode 600      rounds/ID/round.key       opens them, mode 600
-    fleet.db               the database                 velocity.safetensors      server momentum
+    fleet.db               the database                 optimizer/000002.safetensors   its state
 """
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Final
 
 from emberfleet.core.arrays import Tensors
 from emberfleet.core.errors import StorageError
-from emberfleet.core.files import read_limited, write_atomically, write_private
-from emberfleet.core.messages import MAX_BUNDLE_BYTES
+from emberfleet.core.files import read_limited, storage_errors, write_atomically, write_private
+from emberfleet.core.messages import KEY_BYTES, MAX_BUNDLE_BYTES
 from emberfleet.core.tensors import decode_tensors, encode_tensors
+
+MAX_OPTIMIZER_BYTES: Final = 4 * MAX_BUNDLE_BYTES
 
 
 class ServerFolder:
@@ -29,7 +32,6 @@ class ServerFolder:
         self.server_key = self.root / "server.key"
         self.bundle_key = self.root / "bundle.key"
         self.database = self.root / "fleet.db"
-        self._velocity = self.root / "velocity.safetensors"
 
     def check_free(self) -> None:
         """Raise `StorageError` where the folder holds a server already."""
@@ -62,14 +64,21 @@ class ServerFolder:
         """A published bundle's bytes."""
         return read_limited(self.bundle(version), MAX_BUNDLE_BYTES)
 
-    def start_round(self, round_id: str, key: bytes) -> None:
-        """Make the folder of a round and keep its private key."""
+    def start_round(self, round_id: str, key: bytes | None) -> None:
+        """Make the folder of a round and keep its private key, if it has one; again where it is there."""
         folder = self._round(round_id)
-        try:
-            folder.mkdir()
-        except OSError as error:
-            raise StorageError(f"cannot make {folder}: {error.strerror}") from error
-        write_private(folder / "round.key", key)
+        with storage_errors("make", folder):
+            folder.mkdir(exist_ok=True)
+        if key is not None:
+            write_private(folder / "round.key", key)
+
+    def read_round_key(self, round_id: str) -> bytes:
+        """The private key of a sealed round."""
+        return read_limited(self._round(round_id) / "round.key", KEY_BYTES)
+
+    def upload(self, round_id: str, device_id: str) -> Path:
+        """Where a finished upload lies, as it was sent: `storage.uploads`."""
+        return self._round(round_id) / f"{device_id}.update"
 
     def values(self, round_id: str) -> Path:
         """Where the opened updates of a sealed round lie: `aggregate.stored.UpdateFile`."""
@@ -83,16 +92,26 @@ class ServerFolder:
         """Rounds whose folder is still there."""
         return sorted(path.name for path in (self.root / "rounds").iterdir())
 
-    def read_velocity(self) -> Tensors:
-        """The server's momentum; empty before the first round."""
-        if not self._velocity.exists():
-            return {}
-        return decode_tensors(read_limited(self._velocity, MAX_BUNDLE_BYTES))
+    def read_optimizer(self, version: int) -> Tensors:
+        """The server optimizer's state after the round that made this version; empty where none did."""
+        path = self._optimizer(version)
+        return decode_tensors(read_limited(path, MAX_OPTIMIZER_BYTES)) if path.exists() else {}
 
-    def write_velocity(self, velocity: Tensors) -> None:
-        """Keep the server's momentum."""
-        if velocity:
-            write_atomically(self._velocity, encode_tensors(velocity))
+    def write_optimizer(self, version: int, state: Tensors) -> None:
+        """Keep the state that goes with a version; before the version is published, so both are there."""
+        if state:
+            with storage_errors("make", self._optimizer(version).parent):
+                self._optimizer(version).parent.mkdir(exist_ok=True)
+            write_atomically(self._optimizer(version), encode_tensors(state))
+
+    def forget_optimizers(self, before: int) -> None:
+        """Drop the states of older versions."""
+        for path in self._optimizer(before).parent.glob("*.safetensors"):
+            if path < self._optimizer(before):
+                path.unlink(missing_ok=True)
+
+    def _optimizer(self, version: int) -> Path:
+        return self.root / "optimizer" / f"{version:06d}.safetensors"
 
     def _round(self, round_id: str) -> Path:
         return self.root / "rounds" / round_id

@@ -105,8 +105,12 @@ class RoundTables(Connections):
         """Write a round as it is now, new or not."""
         self.save_progress(row.id, (), row)
 
-    def save_progress(self, round_id: str, accepted: Sequence[StoredMessage], row: RoundRow | None) -> None:
+    def save_progress(
+        self, round_id: str, accepted: Sequence[StoredMessage], row: RoundRow | None, over: bool = False
+    ) -> None:
         """Write accepted messages, and the round where they moved it on: all or nothing.
+
+        A round that is over forgets what its devices sent, but for the digests.
 
         Raises:
             StorageError: The disk is full, or one of the messages is there already. Nothing was written.
@@ -117,12 +121,8 @@ class RoundTables(Connections):
                 connection.execute(_ADD_MESSAGE, [_message_values(round_id, message) for message in accepted])
             if values is not None:
                 _upsert_round(connection, values)
-
-    def end_round(self, row: RoundRow) -> None:
-        """Write the end of a round that made no model, and forget what its devices sent."""
-        with self._transaction() as connection:
-            _upsert_round(connection, _round_values(row))
-            connection.execute(_FORGET_BODIES, {"of_round": row.id})
+            if over:
+                connection.execute(_FORGET_BODIES, {"of_round": round_id})
 
     def save_publication(self, row: RoundRow, model: ModelInfo, now: float) -> None:
         """Write the end of a round and the model it made, and forget what its devices sent, in one."""
@@ -143,6 +143,12 @@ class RoundTables(Connections):
         with self._transaction(flushed=False) as connection:
             row = connection.execute(_ROUND, {"round_id": round_id}).first()
         return None if row is None else _round_row(row)
+
+    def unfinished_rounds(self) -> list[RoundRow]:
+        """Rounds that are not over, oldest first."""
+        wanted = sa.select(rounds).where(rounds.c.closed_at.is_(None)).order_by(rounds.c.number)
+        with self._transaction(flushed=False) as connection:
+            return [_round_row(row) for row in connection.execute(wanted)]
 
     def rounds(self, last: int = 1000) -> list[RoundRow]:
         """The newest rounds, oldest of them first."""
