@@ -288,11 +288,12 @@ class Repository:
         return found
 
     def _sweep(self, targets: int, snapshot: int) -> None:
-        """Remove lists that no device can be in the middle of."""
+        """Remove lists that no device can be in the middle of, and what a killed writer began."""
         newest = {"targets": targets, "snapshot": snapshot}
         for path in self._folder.iterdir():
             match = _LIST_NAME.fullmatch(path.name)
-            if match and int(match[1]) < newest[match[2]] - KEPT_LISTS:
+            old = match is not None and int(match[1]) < newest[match[2]] - KEPT_LISTS
+            if old or path.name.endswith(".part"):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
