@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -68,3 +70,27 @@ def test_a_device_with_little_memory_learns_the_same_bits() -> None:
     assert taken[1].recomputed
     for name, value in kept.new.items():
         np.testing.assert_array_equal(twice.new[name], value)
+
+
+@pytest.mark.parametrize("name", ["numpy", "opencl"])
+def test_the_stronger_the_proximal_term_the_nearer_stays_the_device_to_the_model(name: str) -> None:
+    try:
+        backend = choose_backend(name, threads=1)
+    except DeviceError as error:
+        pytest.skip(str(error))
+    distances = []
+    for proximal in (0.0, 1.0, 10.0):
+        plan = replace(PLAN, proximal=proximal)
+        found = train_update(trained(), stripes(30, 3, 40), plan, 1, backend)
+        learnt = [key for key in found.new if key.endswith(("/weight", "/bias", "/gamma", "/beta"))]
+        squares = [float(((found.new[key] - found.old[key]) ** 2).sum()) for key in learnt]
+        distances.append(sum(squares) ** 0.5)
+    assert distances[0] > distances[1] > distances[2] > 0
+    assert distances[2] < 0.8 * distances[0]
+
+
+def test_the_round_says_how_strong_the_proximal_term_is() -> None:
+    assert RetrainPlan.from_settings({"proximal": 1}).proximal == 1.0
+    for wrong in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="proximal"):
+            RetrainPlan.from_settings({"proximal": wrong})

@@ -6,6 +6,7 @@ is chosen by `engine.selection.choose_backend`; code above the engine sees only 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -34,6 +35,10 @@ class TrainingSpec:
     range_momentum: float = 0.95
     seed: int = 0
     """Of the dropout masks."""
+    proximal: float = 0.0
+    """Adds ``proximal * (w - w0)`` to the gradient of every learning parameter, `w0` being what was loaded
+    last: it learns as if ``proximal / 2 * |w - w0|^2`` were part of the loss, which is told without it. Keeps
+    a device near the fleet's model (FedProx, Li et al. 2020, arXiv:1812.06127, section 3.2)."""
     memory_limit_bytes: int | None = None
     """Most that values, gradients of values and scratch may take; None: no limit. To stay under it, values
     are computed twice instead of kept; the gradients keep every bit, the steps take longer."""
@@ -43,6 +48,8 @@ class TrainingSpec:
             raise ConfigError(f"batch is {self.batch}, expected 1 or more")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ConfigError(f"label_smoothing is {self.label_smoothing}, expected 0 <= value < 1")
+        if not 0.0 <= self.proximal < math.inf:
+            raise ConfigError(f"proximal is {self.proximal}, expected 0 or more")
         if self.memory_limit_bytes is not None and self.memory_limit_bytes < 1:
             raise ConfigError(f"memory_limit_bytes is {self.memory_limit_bytes}, expected 1 or more")
         if not 0.0 <= self.range_momentum <= 1.0:

@@ -51,6 +51,7 @@ class RetrainPlan:
             scope is ``full``. Without it the running values stay, which suits a few samples.
         fake_quantize: Learn with the rounding of int8.
         label_smoothing: Share of each label spread over all classes.
+        proximal: Pulls the weights back to where they began: `TrainingSpec.proximal`.
         shift: Largest random translation, in pixels.
         rotation_degrees: Largest random turn to either side.
         scale: Random sizes between ``1 / (1 + scale)`` and ``1 + scale``.
@@ -68,6 +69,7 @@ class RetrainPlan:
     batch_statistics: bool | None = None
     fake_quantize: bool = True
     label_smoothing: float = 0.0
+    proximal: float = 0.0
     shift: float = 0.0
     rotation_degrees: float = 0.0
     scale: float = 0.0
@@ -85,6 +87,7 @@ class RetrainPlan:
         check(math.isfinite(self.rate) and self.rate > 0, "rate", "a number above 0")
         check(self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
         check(self.schedule in ("cosine", "constant"), "schedule", "cosine or constant")
+        check(0.0 <= self.proximal < math.inf, "proximal", "0 or more")
         check(0.0 < self.hold_out < 1.0, "hold_out", "above 0 and below 1")
         check(self.seed >= 0, "seed", "0 or more")
 
@@ -127,6 +130,7 @@ class RetrainPlan:
             fake_quantize=self.fake_quantize,
             batch_statistics=by_batch,
             label_smoothing=self.label_smoothing,
+            proximal=self.proximal,
             seed=self.seed,
             memory_limit_bytes=memory_limit_bytes,
         )

@@ -77,6 +77,81 @@ def test_gradients_are_central_differences(graph: Graph, statistics: bool) -> No
             assert gradient.reshape(-1)[index] == pytest.approx((up - down) / 2e-6, abs=2e-7), name
 
 
+@pytest.mark.parametrize("trainable", [None, frozenset({"classifier/weight", "conv1/weight"})])
+def test_the_proximal_gradient_is_that_of_the_loss_and_half_the_squared_distance(
+    trainable: frozenset[str] | None,
+) -> None:
+    graph, strength = bypass_network(), 0.7
+    trainer = make(graph, TrainingSpec(BATCH, Sgd(), trainable, seed=3, proximal=strength), np.float64)
+    start: dict[str, Any] = double_tensors(graph)
+    x, labels = random_batch(graph, BATCH)
+    trainer.load(start)
+    for _ in range(3):
+        trainer.step(cast("Float32", x), labels, 0.5)
+    trainer.load_optimizer_state({"step": np.zeros(1, np.float32)})
+    moved: dict[str, Any] = trainer.tensors()
+    without = make(graph, TrainingSpec(BATCH, Sgd(), seed=3), np.float64)
+
+    def objective(tensors: dict[str, Any]) -> float:
+        without.load(tensors)
+        without.load_optimizer_state({"step": np.zeros(1, np.float32)})
+        loss = without.step(cast("Float32", x), labels, 0.0)
+        return loss + strength / 2 * sum(
+            float(((tensors[name] - start[name]) ** 2).sum()) for name in graph.parameters
+        )
+
+    found = trainer.gradients(cast("Float32", x), labels)
+    assert set(found) == (trainable or set(graph.parameters))
+    rng = np.random.default_rng(9)
+    for name, gradient in found.items():
+        for index in rng.choice(gradient.size, min(3, gradient.size), replace=False):
+            up, down = ({key: value.copy() for key, value in moved.items()} for _ in range(2))
+            up[name].reshape(-1)[index] += 1e-6
+            down[name].reshape(-1)[index] -= 1e-6
+            expected = (objective(up) - objective(down)) / 2e-6
+            assert gradient.reshape(-1)[index] == pytest.approx(expected, abs=4e-7), name
+    pulled = max(float(np.abs(moved[name] - start[name]).max()) for name in found)
+    assert strength * pulled > 1e-3, "the test says nothing where the weights have not moved"
+
+
+@pytest.mark.parametrize("optimizer", [Sgd(momentum=0.9, weight_decay=0.01), Adam(), AdamW(weight_decay=0.1)])
+def test_a_proximal_step_is_the_optimizers_step_on_the_proximal_gradient(optimizer: Optimizer) -> None:
+    graph = linear_network()
+    x, labels = random_batch(graph, BATCH)
+    trainer = make(graph, TrainingSpec(BATCH, optimizer, proximal=0.5), np.float64)
+    trainer.load(cast("Any", double_tensors(graph)))
+    trainer.step(cast("Float32", x), labels, 0.1)
+    before = trainer.tensors()
+    gradients = trainer.gradients(cast("Float32", x), labels)
+    state = trainer.optimizer_state()
+    trainer.step(cast("Float32", x), labels, 0.1)
+    after = trainer.tensors()
+    for name, gradient in gradients.items():
+        value = before[name].copy()
+        slots = [state[f"slot{slot}/{name}"].copy() for slot in range(optimizer.slots)]
+        optimizer.apply(value, gradient, slots, 0.1, 2, name.endswith("/weight"))
+        np.testing.assert_allclose(after[name], value, rtol=1e-12, atol=1e-15)
+
+
+def test_the_anchor_is_what_was_loaded_last() -> None:
+    graph = linear_network()
+    x, labels = random_batch(graph, BATCH)
+    near = make(graph, TrainingSpec(BATCH, Sgd(), proximal=5.0))
+    plain = make(graph, TrainingSpec(BATCH, Sgd()))
+    tensors = single_tensors(graph)
+    for trainer in (near, plain):
+        trainer.load(tensors)
+        trainer.step(single(x), labels, 0.1)
+    moved = near.tensors()
+    for name, value in plain.tensors().items():
+        np.testing.assert_array_equal(moved[name], value, "the first step begins at the anchor")
+    for trainer in (near, plain):
+        trainer.load(moved)
+    assert near.step(single(x), labels, 0.1) == plain.step(single(x), labels, 0.1)
+    for name, value in plain.tensors().items():
+        np.testing.assert_array_equal(near.tensors()[name], value)
+
+
 @pytest.mark.parametrize("graph", ALL.values(), ids=ALL)
 def test_float32_gradients_are_those_of_float64(graph: Graph) -> None:
     spec = TrainingSpec(BATCH, Sgd(), seed=3)

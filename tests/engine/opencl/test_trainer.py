@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -120,6 +121,46 @@ def test_four_steps_follow_the_reference(backend: OpenCLBackend, optimizer: Opti
     assert_near(ours.tensors(), theirs.tensors(), tolerance(SUMS, np.float32))
     found, expected = ours.optimizer_state(), theirs.optimizer_state()
     assert_near(found, expected, tolerance(SUMS, np.float32))
+
+
+@pytest.mark.parametrize(
+    "optimizer", [Sgd(momentum=0.9, weight_decay=0.01), AdamW(weight_decay=0.1)], ids=["sgd", "adamw"]
+)
+def test_steps_with_a_proximal_term_follow_the_reference(
+    backend: OpenCLBackend, optimizer: Optimizer
+) -> None:
+    graph = bypass_network(side=7)
+    names = frozenset(name for name in graph.parameters if "conv1" not in name)
+    spec = TrainingSpec(BATCH, optimizer, names, seed=5, proximal=3.0)
+    tensors = single_tensors(graph)
+    ours, theirs = trained(backend, graph, spec, tensors), reference(graph, spec, tensors)
+    for step in range(4):
+        x, labels = batch_of(graph, step)
+        rate = 1e-3 * (step + 1)
+        assert ours.step(x, labels, rate) == pytest.approx(theirs.step(x, labels, rate), rel=1e-4)
+    assert_near(ours.tensors(), theirs.tensors(), tolerance(SUMS, np.float32))
+    found, expected = ours.optimizer_state(), theirs.optimizer_state()
+    assert_near(found, expected, tolerance(SUMS, np.float32))
+    batch = batch_of(graph, 4)
+    assert_near(ours.gradients(*batch), theirs.gradients(*batch), tolerance(SUMS, np.float32))
+    # Without the term the gradients are others: the agreement above is not of two that forgot it.
+    without = reference(graph, replace(spec, proximal=0.0), theirs.tensors())
+    without.load_optimizer_state(theirs.optimizer_state())
+    bare, expected = without.gradients(*batch), theirs.gradients(*batch)
+    apart = max(float(np.abs(value - bare[name]).max()) for name, value in expected.items())
+    assert apart > 10 * tolerance(SUMS, np.float32)
+
+
+def test_without_a_proximal_term_there_is_no_anchor_and_no_other_kernel(backend: OpenCLBackend) -> None:
+    graph = bypass_network(side=7)
+    plain, near = (
+        backend.trainer(graph, TrainingSpec(BATCH, Adam(), proximal=proximal)) for proximal in (0.0, 0.1)
+    )
+    assert plain.program.size_bytes("anchor") == 0
+    assert near.program.size_bytes("anchor") == near.program.size_bytes("params")
+    assert plain.program.kernels == near.program.kernels
+    update = next(call for call in plain.program.calls if call.kernel == "update_f32")
+    assert "anchor" not in update.arguments
 
 
 def test_training_goes_on_with_the_same_bits(backend: OpenCLBackend) -> None:

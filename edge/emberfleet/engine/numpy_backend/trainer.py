@@ -47,6 +47,7 @@ class NumpyTrainer:
         self._decayed = sum(math.prod(graph.parameters[name]) for name in order if decays(name))
         count = sum(math.prod(graph.parameters[name]) for name in order)
         self._flat, self._dflat = np.zeros(count, self._dtype), np.zeros(count, self._dtype)
+        self._anchor = np.zeros(count if spec.proximal else 0, self._dtype)
         self._slots = [np.zeros(count, self._dtype) for _ in range(spec.optimizer.slots)]
         self._order = tuple(order)
         self._learning = names
@@ -99,6 +100,8 @@ class NumpyTrainer:
             for name, value in tensors.items()
             if name.endswith("/range") and name not in self._tensors
         }
+        if self.spec.proximal:
+            np.copyto(self._anchor, self._flat)
         self._loaded = True
 
     def tensors(self) -> dict[str, Float32]:
@@ -159,7 +162,15 @@ class NumpyTrainer:
         dlogits = None if program.dlogits is None else program.dlogits.rows
         loss = softmax_cross_entropy(logits, targets, self.spec.label_smoothing, dlogits)
         program.backward()
+        if self.spec.proximal:
+            self._pull()
         return loss
+
+    def _pull(self) -> None:
+        """Add the gradient of ``proximal / 2 * |w - w0|^2``."""
+        for low in range(0, len(self._flat), UPDATE_BLOCK):
+            part = slice(low, low + UPDATE_BLOCK)
+            self._dflat[part] += self.spec.proximal * (self._flat[part] - self._anchor[part])
 
     def _work(self) -> int:
         """About how long a step takes for one image, as `engine.work` counts: backward is twice forward."""

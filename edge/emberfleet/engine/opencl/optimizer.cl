@@ -8,6 +8,8 @@
 //   RULE 5 adadelta  s = rho*s + (1-rho)*g*g;  u = g*sqrt(a+eps)/sqrt(s+eps);
 //                    a = rho*a + (1-rho)*u*u;  p -= rate*u
 //
+// PROXIMAL 1: g += mu * (p - anchor) comes first of all; 0: there is no anchor.
+//
 // Reference: engine/optimizers.py, whose slots these are. Slot 1 lies `slot` floats behind slot 0.
 // Version (naive): group: one row of the job table, or its share of it, dealt out to the lanes.
 // Tolerance: element by element; the sum, its parts.
@@ -21,10 +23,14 @@ static inline vec root(vec x)
 
 // jobs[g]: offset of the parameters, how many (a multiple of V), offset of the first partial sum,
 // how many parts, floats from part to part, whether decay applies, unused, unused.
-// rates: rate (adam: rate / (1 - b1^t)), decay (adamw: rate * decay), adam: (1 - b2^t)^-0.5, unused.
+// rates: rate (adam: rate / (1 - b1^t)), decay (adamw: rate * decay), adam: (1 - b2^t)^-0.5, mu.
 // constants: first (momentum, b1, alpha, rho), second (b2, rmsprop's momentum), epsilon, nesterov.
 KERNEL(update_f32)(GROUPS GLOBAL_OUT params, GLOBAL_IN gradients, GLOBAL_OUT slots, __global const int *restrict jobs,
-                       const int slot, const float4 constants, const float4 rates)
+                       const int slot, const float4 constants, const float4 rates
+#if PROXIMAL
+                       , GLOBAL_IN anchor
+#endif
+                       )
 {
     __global const int *job = jobs + 8 * GROUP(0);
     const float decay = job[5] ? rates.y : 0.0f;
@@ -33,6 +39,9 @@ KERNEL(update_f32)(GROUPS GLOBAL_OUT params, GLOBAL_IN gradients, GLOBAL_OUT slo
         vec g = LOAD(gradients + job[2] + i);
         for (int part = 1; part < job[3]; part++) g += LOAD(gradients + job[2] + part * job[4] + i);
         vec p = LOAD(params + at);
+#if PROXIMAL
+        g += rates.w * (p - LOAD(anchor + at));
+#endif
 #if RULE != 2
         g += decay * p;
 #else

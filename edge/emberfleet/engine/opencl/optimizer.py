@@ -25,6 +25,7 @@ class Rule:
     """Compile-time constants of `update_f32`."""
 
     rule: int
+    proximal: int
     v: int
 
 
@@ -40,8 +41,13 @@ class Gradient:
 RULES: Mapping[type, int] = {Sgd: 0, Adam: 1, AdamW: 2, RmsProp: 3, Adagrad: 4, Adadelta: 5}
 
 
-def record(program: Program, optimizer: Optimizer, params: ParameterBlock, jobs: Int32) -> None:
-    """Record the update of all parameters in `jobs`; the rates are set before each step."""
+def record(
+    program: Program, optimizer: Optimizer, params: ParameterBlock, jobs: Int32, proximal: bool = False
+) -> None:
+    """Record the update of all parameters in `jobs`; the rates are set before each step.
+
+    With `proximal` they are pulled to the buffer ``anchor``, which else need not exist.
+    """
     rule = RULES.get(type(optimizer))
     if rule is None:
         known = ", ".join(sorted(kind.__name__ for kind in RULES))
@@ -52,7 +58,8 @@ def record(program: Program, optimizer: Optimizer, params: ParameterBlock, jobs:
         "update_f32",
         (len(jobs), cuts),
         *("params", "gradients", "slots", "update_jobs", params.floats, _constants(optimizer), (0.0,) * 4),
-        options=Rule(rule, program.vector),
+        *(("anchor",) if proximal else ()),
+        options=Rule(rule, int(proximal), program.vector),
     )
 
 
@@ -72,8 +79,8 @@ def job_table(params: ParameterBlock, gradients: Mapping[str, Gradient]) -> Int3
     return np.array(rows, np.int32).reshape(-1, 8)
 
 
-def rates(optimizer: Optimizer, rate: float, step: int) -> Float32:
-    """What the kernel is told of one step, counted from 1."""
+def rates(optimizer: Optimizer, rate: float, step: int, proximal: float = 0.0) -> Float32:
+    """What the kernel is told of one step, counted from 1; `proximal` as in `TrainingSpec`."""
     decay = optimizer.weight_decay
     root = 0.0
     if isinstance(optimizer, AdamW):
@@ -81,7 +88,7 @@ def rates(optimizer: Optimizer, rate: float, step: int) -> Float32:
     if isinstance(optimizer, (Adam, AdamW)):
         root = (1.0 - optimizer.beta2**step) ** -0.5
         rate /= 1.0 - optimizer.beta1**step
-    return np.array([rate, decay, root, 0.0], np.float32)
+    return np.array([rate, decay, root, proximal], np.float32)
 
 
 def slot_names(optimizer: Optimizer, names: Iterable[str]) -> tuple[tuple[int, str], ...]:

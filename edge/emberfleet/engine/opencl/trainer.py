@@ -81,6 +81,8 @@ class OpenCLTrainer:
         self.graph.check(tensors)
         check_ranges(self._ranges, tensors)
         self._upload("params", self._params.pack(tensors))
+        if self.spec.proximal:
+            self._upload("anchor", self._params.pack(tensors))
         self._upload("state", self._state.pack(tensors))
         self._ranges = {name: np.array(tensors[name], np.float32) for name in self._ranges}
         self._extra = {
@@ -130,7 +132,7 @@ class OpenCLTrainer:
         self._feed(x, labels)
         self._done += 1
         if self._update_at is not None:
-            rates = optimizer.rates(self.spec.optimizer, rate, self._done)
+            rates = optimizer.rates(self.spec.optimizer, rate, self._done, self.spec.proximal)
             self.program.set_argument(self._update_at, optimizer.RATES_ARGUMENT, rates)
         self.program.run()
         found = self._loss()
@@ -143,12 +145,17 @@ class OpenCLTrainer:
         before = self._download("state", self._state.floats)
         self.program.run(stop=self._update_at)
         self._upload("state", before)
+        pull = np.zeros(self._params.floats, np.float32)
+        if self.spec.proximal:
+            pull = self._download("params", self._params.floats)
+            pull = self.spec.proximal * (pull - self._download("anchor", self._params.floats))
         found: dict[str, Float32] = {}
         for name, place in self._gradients.items():
             parts = self._download("gradients", place.parts * place.floats, place.offset)
             entry = self._params.entries[name]
             flat = np.zeros(self._params.floats, np.float32)
-            flat[entry.offset : entry.offset + entry.floats] = parts.reshape(place.parts, -1).sum(axis=0)
+            span = slice(entry.offset, entry.offset + entry.floats)
+            flat[span] = parts.reshape(place.parts, -1).sum(axis=0) + pull[span]
             found.update(self._params.unpack(flat, [name]))
         return found
 
@@ -163,6 +170,7 @@ class OpenCLTrainer:
             "packed": packed.floats,
             "gradients": sum(place.parts * place.floats for place in self._gradients.values()),
             "slots": spec.optimizer.slots * self._params.floats,
+            "anchor": self._params.floats if spec.proximal else 0,
             "quantization": 4 * max(len(self._places), 1),
             "losses": rows,
             "labels": rows,

@@ -107,7 +107,9 @@ class TrainingStep:
         self.update_at = program.recorded
         self.update_jobs = optimizer.job_table(self._params, self.gradients)
         if len(self.update_jobs):
-            optimizer.record(program, spec.optimizer, self._params, self.update_jobs)
+            optimizer.record(
+                program, spec.optimizer, self._params, self.update_jobs, proximal=spec.proximal > 0
+            )
 
     def _place_gradients(
         self, units: tuple[Unit, ...], gradients: Gradients
