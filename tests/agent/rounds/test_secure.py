@@ -94,7 +94,7 @@ def test_a_neighbours_key_that_agrees_on_the_same_with_everybody_is_refused(worl
     from emberfleet.core.secure.statements import advert_statement, sign_statement
 
     device, roster = world.devices[0], world.roster()
-    member = replace(roster.members[3], **{name: SMALL_ORDER})
+    member = swapped(roster, 3, **{name: SMALL_ORDER}).members[3]
     values = (member.device_id, member.public_key, member.mask_key, member.sealing_key, member.commitment)
     statement = advert_statement(roster.round_id, roster.terms_digest, *values)
     signature = sign_statement(world.devices[3].party.key, statement)
@@ -199,9 +199,10 @@ def test_bad_shares_are_left_out_and_their_sender_is_named(world: World, tampere
             sealed = seal_shares(key, bytes(66), world.terms.round_id, digest, 2, 0)
             bad = SealedShare.sign(sender.party.key, sealed, world.terms.round_id, digest, 2, 0)
         else:
-            value = bytearray(getattr(bad, tampered))
+            value = bytearray(bad.sealed if tampered == "sealed" else bad.signature)
             value[40] ^= 1
-            bad = replace(bad, **{tampered: bytes(value)})
+            changed = bytes(value)
+            bad = replace(bad, sealed=changed) if tampered == "sealed" else replace(bad, signature=changed)
         shares = (mailbox.shares[0], replace(bad, peer=2), *mailbox.shares[2:])
     after, left_out = secure.take_mailbox(device.round, replace(mailbox, shares=shares), device.party)
     assert [held.position for held in after.held] == [1, 3, 4]
