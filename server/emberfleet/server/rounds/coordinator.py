@@ -174,7 +174,7 @@ class Coordinator:
             changed = self._changed
             reply = self._work_for(device_id, model_version)
             left = deadline - asyncio.get_running_loop().time()
-            if reply.offer is not None or model_version != self._model.version or left <= 0:
+            if reply.offer is not None or model_version < reply.model.version or left <= 0:
                 return reply
             await asyncio.wait((changed, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
@@ -276,6 +276,7 @@ class Coordinator:
 
     async def _step(self) -> None:
         now = self._clock()
+        self._follow_registry()
         if now >= self._next_nonce_sweep:
             self._database.forget_nonces(now - NONCES_KEPT_S)
             self._next_nonce_sweep = now + NONCES_KEPT_S / 3
@@ -297,12 +298,18 @@ class Coordinator:
         if running.round.phase in (Phase.APPLY, Phase.PUBLISH):
             await self._apply(running)
 
-    def _open(self, now: float) -> None:
+    def _follow_registry(self) -> None:
+        """Take over what the command line published or rolled out, and tell those who wait."""
+        if not self._registry.reload():
+            return
         latest = self._registry.latest()
         if latest.version != self._model.version:
+            self._fail(f"model {latest.version} was published meanwhile")
             self._bundle, self._opened = self._registry.load(latest)
             self._model = latest
-            self._notify()
+        self._notify()
+
+    def _open(self, now: float) -> None:
         last = self._database.rounds(last=max(1, self._plan.quarantine_rounds))
         number = last[-1].number + 1 if last else 1
         key = SealingKey.generate() if self._plan.mode is Mode.SEALED else None
@@ -429,7 +436,7 @@ class Coordinator:
                 return WorkReply(self._model, make_offer(running.round, device_id, now).sign(self._key))
         if self._presence.note(device_id, model_version, now):
             self._wake.set()
-        return WorkReply(self._model)
+        return WorkReply(self._registry.release_for(device_id))
 
     def _round_of(self, round_id: str, device_id: str) -> Running:
         running = self._running
