@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from http_message_signatures import HTTPMessageVerifier, HTTPSignatureAlgorithm, HTTPSignatureKeyResolver
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,6 +92,64 @@ def test_a_signature_that_covers_less_is_refused(component: str, monkeypatch: py
 def test_a_clock_outside_the_window_is_refused(offset: float) -> None:
     assert reason_of(now=NOW + offset) is Reason.CLOCK
     verify(now=NOW + CLOCK_WINDOW_S - 1)
+
+
+@given(st.integers(0, 2**40), st.sampled_from(["GET", "POST", "PUT"]), st.binary(max_size=40))
+def test_the_library_and_the_server_agree_on_what_is_signed(number: int, method: str, body: bytes) -> None:
+    target = f"/v1/rounds/{number:032x}/update" + (f"?offset={number}&size=7" if number % 3 else "")
+    headers = sign_request(KEY, DEVICE, method, target, body, NOW)
+
+    class Algorithm(HTTPSignatureAlgorithm):
+        algorithm_id = "ed25519"
+
+        def __init__(self, public_key: object, private_key: object = None) -> None:
+            pass
+
+        def verify(self, signature: bytes, message: bytes) -> None:
+            KEY.verify_key.verify(signature, message)
+
+    class Keys(HTTPSignatureKeyResolver):
+        def resolve_public_key(self, key_id: str) -> object:
+            return key_id
+
+    class Verifier(HTTPMessageVerifier):
+        def validate_created_and_expires(self, *_: object, **__: object) -> None:
+            pass
+
+    class Message:
+        url = f"http://server{target}"
+
+        def __init__(self) -> None:
+            self.method, self.headers = method, headers
+
+    verifier = Verifier(signature_algorithm=Algorithm, key_resolver=Keys())
+    [found] = verifier.verify(Message(), expect_tag=requests.TAG, require_components=requests.COVERED)
+    ours = verify({name.lower(): value for name, value in headers.items()}, method, target)
+    assert (ours.device_id, ours.nonce) == (found.parameters["keyid"], found.parameters["nonce"])
+    check_body(ours, body)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (";created=1700000000", ""),
+        (";created=", ";created=1;created="),
+        (f'"{requests.TAG}"', '"another-tag"'),
+        (f';tag="{requests.TAG}"', ""),
+        ('"content-digest")', '"content-digest" "date")'),
+        ('("@method"', '("@authority"'),
+        ("ember=", "other="),
+        (';keyid="', ';keyid="" ;keyid="'),
+        (";nonce=", ';alg="rsa-v1_5-sha256";nonce='),
+        (";nonce=", ";expires=x;nonce="),
+        (";nonce=", ';nonce="short";x='),
+    ],
+)
+def test_another_form_of_the_signature_is_refused(old: str, new: str) -> None:
+    stated = SIGNED["signature-input"]
+    assert old in stated
+    changed = {**SIGNED, "signature-input": stated.replace(old, new, 1)}
+    assert reason_of(headers=changed) is Reason.BAD_SIGNATURE
 
 
 def test_a_stranger_is_told_to_enrol() -> None:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final, Protocol
 
 from starlette.requests import Request
 
 from emberfleet.core.messages import Reason, RefusedError
 from emberfleet.core.requests import SignedHead, verify_head
 from emberfleet.core.signing import VerifyKey
+from emberfleet.server.api.nonces import SeenNonces
 from emberfleet.server.storage.database import Database, Device
+
+READING: Final = frozenset({"GET", "HEAD"})
+
+
+class NonceTable(Protocol):
+    """Remembers which requests were made."""
+
+    def spend_nonce(self, device_id: str, nonce: str, now: float) -> bool:
+        """Remember a nonce; False where the device has used it before."""
 
 
 class Admission:
@@ -18,6 +29,7 @@ class Admission:
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
+        self._seen = SeenNonces()
 
     def admit(self, request: Request) -> SignedHead:
         """Who sent a request, from its headers alone.
@@ -41,18 +53,20 @@ class Admission:
                 "this device was shut out of the fleet",
                 "Ask the fleet's owner for a new token.",
             )
-        return self._first_time(head)
+        return self._first_time(request.method, head)
 
     def admit_stranger(self, request: Request, device_id: str, key: VerifyKey) -> SignedHead:
         """Whether a request of a device not yet enrolled is signed by the key it brings."""
-        return self._first_time(self._verify(request, lambda name: key if name == device_id else None))
+        head = self._verify(request, lambda name: key if name == device_id else None)
+        return self._first_time(request.method, head)
 
     def _verify(self, request: Request, find_key: Callable[[str], VerifyKey | None]) -> SignedHead:
-        headers = {name: request.headers[name] for name in request.headers}
-        return verify_head(request.method, target_of(request), headers, self._clock(), find_key)
+        return verify_head(request.method, target_of(request), request.headers, self._clock(), find_key)
 
-    def _first_time(self, head: SignedHead) -> SignedHead:
-        if not self._database.spend_nonce(head.device_id, head.nonce, self._clock()):
+    def _first_time(self, method: str, head: SignedHead) -> SignedHead:
+        """Requests that change something are remembered in the database, so beyond a restart too."""
+        nonces: NonceTable = self._seen if method in READING else self._database
+        if not nonces.spend_nonce(head.device_id, head.nonce, self._clock()):
             raise RefusedError(
                 Reason.REPLAYED,
                 "this very request was made before",
