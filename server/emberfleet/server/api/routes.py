@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 from starlette.requests import Request
@@ -16,13 +15,13 @@ from emberfleet.core.messages import (
     ModelReport,
     Reason,
     RefusedError,
-    check_round_id,
     check_version,
     device_id_of,
 )
 from emberfleet.core.requests import check_body
 from emberfleet.core.signing import VerifyKey
 from emberfleet.server.api.bodies import BodyBudget, read_body
+from emberfleet.server.api.rounds import hanging_up, make_round_routes, wait_of
 from emberfleet.server.api.uploading import Uploading
 from emberfleet.server.dashboard.status import describe_status, render_status
 from emberfleet.server.storage.database import Device
@@ -30,7 +29,6 @@ from emberfleet.server.storage.database import Device
 if TYPE_CHECKING:
     from emberfleet.server.fleet import Fleet
 
-MAX_WAIT_S: Final = 25.0
 STRANGERS_BYTES: Final = 4 << 20
 
 
@@ -54,12 +52,8 @@ def make_routes(fleet: Fleet) -> list[Route]:
     async def work(request: Request) -> Response:
         head = fleet.admission.admit(request)
         version = check_version(request.query_params.get("model", "0"))
-        wait_s = min(float(check_version(request.query_params.get("wait", "0"))), MAX_WAIT_S)
-        gone = asyncio.ensure_future(_until_gone(request))
-        try:
-            reply = await fleet.coordinator.wait_for_work(head.device_id, version, wait_s, gone)
-        finally:
-            gone.cancel()
+        async with hanging_up(request) as gone:
+            reply = await fleet.coordinator.wait_for_work(head.device_id, version, wait_of(request), gone)
         return _json(reply.encode())
 
     async def latest(request: Request) -> Response:
@@ -93,16 +87,6 @@ def make_routes(fleet: Fleet) -> list[Route]:
         fleet.registry.add_report(version, head.device_id, told, fleet.clock())
         return Response(status_code=204)
 
-    async def alive(request: Request) -> Response:
-        head = fleet.admission.admit(request)
-        fleet.coordinator.hear(check_round_id(request.path_params["round_id"]), head.device_id)
-        return Response(status_code=204)
-
-    async def decline(request: Request) -> Response:
-        head = fleet.admission.admit(request)
-        await fleet.coordinator.decline(check_round_id(request.path_params["round_id"]), head.device_id)
-        return Response(status_code=204)
-
     async def status(_request: Request) -> Response:
         return _json(describe_status(fleet))
 
@@ -122,15 +106,8 @@ def make_routes(fleet: Fleet) -> list[Route]:
         Route("/v1/tuf/{name}", repository),
         Route("/v1/rounds/{round_id}/update", uploading.progress, methods=["GET"]),
         Route("/v1/rounds/{round_id}/update", uploading.take, methods=["PUT"]),
-        Route("/v1/rounds/{round_id}/alive", alive, methods=["POST"]),
-        Route("/v1/rounds/{round_id}/decline", decline, methods=["POST"]),
+        *make_round_routes(fleet),
     ]
-
-
-async def _until_gone(request: Request) -> None:
-    """Wait until the connection of a request ends."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _json(data: bytes) -> Response:

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from emberfleet.core.errors import ConfigError, FormatError
 from emberfleet.core.messages import Reason, RefusedError
-from emberfleet.core.secure.agreement import MaskKey, RoundContext
 from emberfleet.core.secure.group import Graph
 from emberfleet.core.secure.messages import Advert, Roster
 from emberfleet.server.rounds.failed import fail_round
@@ -27,9 +26,7 @@ def accept_advert(round_: Round, device_id: str, advert: Advert, now: float) -> 
     if advert.device_id != device_id or not advert.names_itself:
         raise RefusedError(Reason.MALFORMED, "the advert is another device's", "Send this device's own keys.")
     advert.verify(round_.id, round_.terms_digest)
-    context, probe = RoundContext(round_.id, bytes(32)), MaskKey.generate()
-    for key in (advert.mask_key, advert.sealing_key):
-        probe.pair_seed("0" * 32, device_id, key, context)
+    advert.check_keys()
     if advert.mask_key == advert.sealing_key:
         raise FormatError("advert: the keys for masks and for sealing are the same, expected two")
     return replace(
