@@ -136,7 +136,7 @@ def _sections(wire_file: bytes) -> tuple[int, bytes, bytes, bytes]:
 def _joined(most: int, head: bytes, numbers: bytes, codes: bytes) -> bytes:
     packed_head, packed_numbers = compress(head), compress(numbers)
     sizes = (len(packed_head), len(head), len(packed_numbers), len(numbers), len(codes))
-    return START.pack(b"EMBERWIR", 1, most, *sizes) + packed_head + packed_numbers + codes
+    return START.pack(b"EMBERWIR", wire_module.FORMAT, most, *sizes) + packed_head + packed_numbers + codes
 
 
 @given(st.data())
@@ -167,7 +167,9 @@ def test_what_unpacks_to_more_than_is_stated_or_allowed_takes_no_memory(sent: by
         (packed_head, bomb, len(numbers)),
         (packed_head, bomb, 32 << 20),
     ):
-        start = START.pack(b"EMBERWIR", 1, most, len(first), len(head), len(second), size, len(codes))
+        start = START.pack(
+            b"EMBERWIR", wire_module.FORMAT, most, len(first), len(head), len(second), size, len(codes)
+        )
         tracemalloc.start()
         try:
             with pytest.raises(FormatError, match="wire"):

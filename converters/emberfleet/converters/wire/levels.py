@@ -1,8 +1,4 @@
-"""Weights as small whole numbers times one step per output channel, exactly, and their coding contexts.
-
-How large a level is likely to be follows from its output channel and its input channel: both halves of that
-forecast travel along as one small number per channel, and choose the table of frequencies.
-"""
+"""Weights as small whole numbers times one step per output channel, exactly."""
 
 from __future__ import annotations
 
@@ -10,14 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emberfleet.core.arrays import Float32, Int8, Int32, Int64
-from emberfleet.core.errors import FormatError
+from emberfleet.core.arrays import Float32, Int32
 from emberfleet.core.quantization import WEIGHT_MAX
-
-CONTEXTS = 32
-PER_OCTAVE = 3
-"""Contexts for each doubling of the forecast magnitude."""
-_SMALLEST = 2.0**-8
 
 
 class Levels(NamedTuple):
@@ -27,15 +17,6 @@ class Levels(NamedTuple):
     """``(O, KH, KW, C)``, -127 to 127."""
     steps: Float32
     """``(O,)``, positive."""
-
-
-class Forecast(NamedTuple):
-    """Mean magnitudes on a logarithmic scale: of output channels, and of input channels against them."""
-
-    outputs: Int8
-    """``(O,)``."""
-    inputs: Int8
-    """``(C,)``."""
 
 
 def exact_levels(weight: Float32) -> Levels | None:
@@ -70,37 +51,7 @@ def weights_of(found: Levels) -> Float32:
     return weight
 
 
-def forecast_of(levels: Int32) -> Forecast:
-    """What the channels of ``(O, KH, KW, C)`` levels say about magnitudes."""
-    magnitude = np.abs(levels).astype(np.float64)
-    whole = max(float(magnitude.mean()), _SMALLEST)
-    return Forecast(
-        _logarithm(magnitude.mean(axis=(1, 2, 3))), _logarithm(magnitude.mean(axis=(0, 1, 2)) / whole)
-    )
-
-
-def contexts_of(forecast: Forecast, shape: tuple[int, ...]) -> Int64:
-    """Which table of frequencies each level follows, flat: 0 to `CONTEXTS` - 1.
-
-    Raises:
-        FormatError: the forecast has not one number per channel.
-    """
-    o, kh, kw, c = shape
-    if forecast.outputs.shape != (o,) or forecast.inputs.shape != (c,):
-        raise FormatError("wire: a forecast that has not one number per channel")
-    summed = forecast.outputs.astype(np.int64)[:, None, None, None] + forecast.inputs.astype(np.int64)
-    steps_down = -PER_OCTAVE * 4
-    wide = np.broadcast_to(np.clip(summed - steps_down, 0, CONTEXTS - 1), (o, kh, kw, c))
-    return np.ascontiguousarray(wide).reshape(-1)
-
-
 def _is_multiple(values: Float32, steps: Float32) -> np.ndarray:
     whole = np.rint(values / steps[:, None])
     same: np.ndarray = whole * steps[:, None] == values
     return same
-
-
-def _logarithm(values: np.ndarray) -> Int8:
-    scaled = np.rint(PER_OCTAVE * np.log2(np.maximum(values, _SMALLEST)))
-    found: Int8 = np.clip(scaled, -127, 127).astype(np.int8)
-    return found

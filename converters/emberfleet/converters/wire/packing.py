@@ -1,7 +1,7 @@
 """Tensors packed small: levels by entropy coding, everything else by LZMA over the planes of its bytes.
 
-Each weight of a convolution that is made of levels (`converters.wire.levels`) travels as levels, steps and a
-forecast; any other float32 tensor as it is.
+Each weight of a convolution that is made of levels (`converters.wire.levels`) travels as steps and the errors
+of a forecast (`converters.wire.forecast`); any other float32 tensor as it is.
 """
 
 from __future__ import annotations
@@ -9,24 +9,28 @@ from __future__ import annotations
 import lzma
 import math
 from collections.abc import Mapping, Sequence
+from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from emberfleet.converters.wire.levels import (
+from emberfleet.converters.wire.forecast import (
     CONTEXTS,
+    MAX_TAPS,
+    REACH,
     Forecast,
-    Levels,
-    contexts_of,
-    exact_levels,
+    Group,
     forecast_of,
-    weights_of,
+    tap_rows,
 )
-from emberfleet.converters.wire.rans import check_table, decode_symbols, encode_symbols, frequencies
-from emberfleet.core.arrays import Array, Float32, Int64
+from emberfleet.converters.wire.levels import Levels, exact_levels, weights_of
+from emberfleet.converters.wire.rans import Decoder, encode_symbols, frequencies, short_table, table_of
+from emberfleet.core.arrays import Array, Float32, Int32, Int64
 from emberfleet.core.errors import FormatError
 from emberfleet.core.quantization import WEIGHT_MAX
 
+_FIXED_BITS: Final = 15
+"""Of a whole number, without its sign."""
 FILTERS: Final = [
     {
         "id": lzma.FILTER_LZMA2,
@@ -40,12 +44,21 @@ FILTERS: Final = [
 """A 4 MiB window bounds what a reader's decompressor holds."""
 
 
+class Kind(IntEnum):
+    """How a tensor travels."""
+
+    RAW = 0
+    LEVELED = 1
+    FIXED = 2
+    """As 16-bit whole numbers times one power of two."""
+
+
 class Entry(NamedTuple):
     """One tensor of the directory."""
 
     name: str
     shape: tuple[int, ...]
-    leveled: bool
+    kind: Kind
 
 
 class Packed(NamedTuple):
@@ -61,31 +74,44 @@ class Packed(NamedTuple):
 
 def pack(tensors: Mapping[str, Float32]) -> Packed:
     """Pack float32 tensors; `unpack` gives the same bits."""
-    found = {
-        name: exact_levels(value) if value.ndim == 4 and name.endswith("/weight") else None
-        for name, value in tensors.items()
-    }
-    entries = tuple(Entry(name, tensors[name].shape, found[name] is not None) for name in sorted(tensors))
+    found = {name: _levels_of(name, value) for name, value in tensors.items()}
+    fixed = {name: point for name, value in tensors.items() if (point := _fixed_of(value)) is not None}
+    entries = tuple(
+        Entry(name, tensors[name].shape, Kind.LEVELED if found[name] else Kind(2 * (name in fixed)))
+        for name in sorted(tensors)
+    )
     leveled = [levels for entry in entries if (levels := found[entry.name]) is not None]
+    points = [fixed[entry.name] for entry in entries if entry.kind is Kind.FIXED]
     forecasts = [forecast_of(levels.levels) for levels in leveled]
     most = max([1, *(int(np.abs(levels.levels).max()) for levels in leveled)])
-    symbols = _joined([levels.levels.ravel() + most for levels in leveled])
-    contexts = _joined([contexts_of(f, v.levels.shape) for f, v in zip(forecasts, leveled, strict=True)])
-    cells = (contexts * (2 * most + 1) + symbols).astype(np.intp)
-    counts = np.bincount(cells, minlength=CONTEXTS * (2 * most + 1))
-    table = frequencies(counts.reshape(CONTEXTS, 2 * most + 1).astype(np.int64))
-    raw = [tensors[entry.name].ravel() for entry in entries if not entry.leveled]
+    width = 2 * most + 1
+    runs: list[tuple[Int64, Int64]] = []
+    for where in _groups([levels.levels.shape for levels in leveled]):
+        inside = [leveled[n].levels for n in where]
+        group = Group([each.shape for each in inside], [forecasts[n] for n in where])
+        for row in tap_rows(inside):
+            forecast, contexts = group.ahead()
+            symbols = (row - forecast + most) % width
+            group.learn(row, symbols - most)
+            runs.append((symbols, contexts))
+    counts = np.zeros(CONTEXTS * width, np.int64)
+    for symbols, contexts in runs:
+        counts += np.bincount((contexts * width + symbols).astype(np.intp), minlength=len(counts))
+    short = short_table(frequencies(counts.reshape(CONTEXTS, width)))
+    raw = [tensors[entry.name].ravel() for entry in entries if entry.kind is Kind.RAW]
     numbers = b"".join(
         (
-            _planes(table.astype("<u2")),
-            *(f.outputs.tobytes() + f.inputs.tobytes() for f in forecasts),
+            short.tobytes(),
+            *(b"".join(part.tobytes() for part in f) for f in forecasts),
             _planes(
                 np.concatenate([np.empty(0, "<f4"), *(levels.steps for levels in leveled)]).astype("<f4")
             ),
+            np.array([exponent for _, exponent in points], np.int8).tobytes(),
+            _planes(np.concatenate([np.empty(0, "<i2"), *(each for each, _ in points)]).astype("<i2")),
             _planes(np.concatenate([np.empty(0, "<f4"), *raw]).astype("<f4")),
         )
     )
-    codes = encode_symbols(symbols, contexts, table) if leveled else b""
+    codes = encode_symbols(runs, table_of(short)) if leveled else b""
     return Packed(entries, compress(numbers), len(numbers), most, codes)
 
 
@@ -98,45 +124,101 @@ def unpack(packed: Packed) -> dict[str, Float32]:
     if not 1 <= packed.most <= WEIGHT_MAX:
         raise FormatError(f"wire: levels up to {packed.most}, expected 1 to {WEIGHT_MAX}")
     for entry in packed.entries:
-        if entry.leveled and (len(entry.shape) != 4 or not math.prod(entry.shape)):
-            raise FormatError(f"wire: '{entry.name}' has shape {entry.shape}, expected four axes for levels")
-    leveled = [entry for entry in packed.entries if entry.leveled]
-    raw = [entry for entry in packed.entries if not entry.leveled]
+        if entry.kind is Kind.LEVELED and not _can_be_leveled(entry.shape):
+            raise FormatError(
+                f"wire: '{entry.name}' has shape {entry.shape}, expected four axes for levels, "
+                f"none of them 0 and at most {MAX_TAPS} taps"
+            )
+    shapes = [entry.shape for entry in packed.entries if entry.kind is Kind.LEVELED]
+    fixed = [math.prod(entry.shape) for entry in packed.entries if entry.kind is Kind.FIXED]
     symbols = 2 * packed.most + 1
-    outputs = sum(entry.shape[0] for entry in leveled)
-    inputs = sum(entry.shape[3] for entry in leveled)
-    floats = sum(math.prod(entry.shape) for entry in raw)
-    size = 2 * CONTEXTS * symbols + outputs + inputs + 4 * outputs + 4 * floats
+    outputs = sum(shape[0] for shape in shapes)
+    told = sum(shape[0] + shape[3] + (1 + REACH) * shape[1] * shape[2] for shape in shapes)
+    floats = sum(math.prod(entry.shape) for entry in packed.entries if entry.kind is Kind.RAW)
+    size = CONTEXTS * symbols + told + 4 * outputs + len(fixed) + 2 * sum(fixed) + 4 * floats
     if size != packed.numbers_size:
         raise FormatError(f"wire: {packed.numbers_size} bytes of numbers, expected {size} for these tensors")
     numbers = _Reader(decompress(packed.numbers, size, "numbers"))
-    table = numbers.planes("<u2", CONTEXTS * symbols).reshape(CONTEXTS, symbols).astype(np.int64)
-    check_table(table)
-    forecasts = [
-        Forecast(numbers.plain(np.int8, entry.shape[0]), numbers.plain(np.int8, entry.shape[3]))
-        for entry in leveled
-    ]
+    table = table_of(numbers.plain(np.uint8, CONTEXTS * symbols).reshape(CONTEXTS, symbols))
+    forecasts = [numbers.forecast(shape) for shape in shapes]
     steps = numbers.planes("<f4", outputs).astype(np.float32)
+    units = iter(numbers.plain(np.int8, len(fixed)))
+    whole = numbers.planes("<i2", sum(fixed)).astype(np.float32)
     values = numbers.planes("<f4", floats).astype(np.float32)
-    codes = np.empty(0, np.int64)
-    if leveled:
-        contexts = _joined([contexts_of(f, e.shape) for f, e in zip(forecasts, leveled, strict=True)])
-        codes = decode_symbols(packed.codes, contexts, table) - packed.most
-    elif packed.codes:
+    if packed.codes and not shapes:
         raise FormatError("wire: codes without a tensor that they belong to")
+    levels = iter(_decoded(packed.codes, table, packed.most, shapes, forecasts) if shapes else ())
     tensors: dict[str, Float32] = {}
-    at = {True: 0, False: 0}
-    step_at = 0
+    at = dict.fromkeys(Kind, 0)
     for entry in packed.entries:
-        begin = at[entry.leveled]
-        at[entry.leveled] = end = begin + math.prod(entry.shape)
-        if entry.leveled:
-            levels = codes[begin:end].astype(np.int32).reshape(entry.shape)
-            tensors[entry.name] = weights_of(Levels(levels, steps[step_at : step_at + entry.shape[0]]))
-            step_at += entry.shape[0]
+        begin = at[entry.kind]
+        end = begin + (entry.shape[0] if entry.kind is Kind.LEVELED else math.prod(entry.shape))
+        at[entry.kind] = end
+        if entry.kind is Kind.LEVELED:
+            tensors[entry.name] = weights_of(Levels(next(levels), steps[begin:end]))
+        elif entry.kind is Kind.FIXED:
+            with np.errstate(over="ignore"):
+                tensors[entry.name] = np.ldexp(whole[begin:end], int(next(units))).reshape(entry.shape)
         else:
             tensors[entry.name] = values[begin:end].reshape(entry.shape)
     return tensors
+
+
+def _decoded(
+    codes: bytes,
+    table: Int64,
+    most: int,
+    shapes: Sequence[tuple[int, ...]],
+    forecasts: Sequence[Forecast],
+) -> list[Int32]:
+    """The levels of tensors of these shapes, in their order."""
+    decoder = Decoder(codes, table)
+    found: dict[int, Int32] = {}
+    for where in _groups(shapes):
+        inside = [shapes[n] for n in where]
+        group = Group(inside, [forecasts[n] for n in where])
+        for _ in range(group.taps):
+            forecast, contexts = group.ahead()
+            symbols = decoder.take(contexts)
+            group.learn((symbols + forecast) % (2 * most + 1) - most, symbols - most)
+        found.update(zip(where, group.tensors(inside), strict=True))
+    decoder.finish()
+    return [found[n] for n in range(len(shapes))]
+
+
+def _groups(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Places of the shapes with equally many taps, fewest taps first."""
+    groups: dict[int, list[int]] = {}
+    for place, shape in enumerate(shapes):
+        groups.setdefault(shape[1] * shape[2], []).append(place)
+    return [groups[taps] for taps in sorted(groups)]
+
+
+def _levels_of(name: str, value: Float32) -> Levels | None:
+    return exact_levels(value) if name.endswith("/weight") and _can_be_leveled(value.shape) else None
+
+
+def _fixed_of(value: Float32) -> tuple[Array, int] | None:
+    """Whole numbers and the exponent of 2 that give a tensor bit for bit; None where none do."""
+    peak = float(np.abs(value).max(initial=0.0))
+    if not 0.0 < peak < math.inf or (np.signbit(value) & (value == 0)).any():
+        return None
+    exponent = math.frexp(peak)[1] - _FIXED_BITS
+    whole = np.rint(np.ldexp(value.astype(np.float64), -exponent))
+    if not -128 <= exponent <= 127 or (np.ldexp(whole, exponent).astype(np.float32) != value).any():
+        return None
+    shift = _trailing_zeros(whole)
+    return np.ldexp(whole, -shift).astype(np.int16).reshape(-1), exponent + shift
+
+
+def _trailing_zeros(whole: Array) -> int:
+    """How often all of some whole numbers, not all of them zero, can be halved."""
+    joined = int(np.bitwise_or.reduce(np.abs(whole).astype(np.int64), axis=None))
+    return (joined & -joined).bit_length() - 1
+
+
+def _can_be_leveled(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4 and math.prod(shape) > 0 and shape[1] * shape[2] <= MAX_TAPS
 
 
 def compress(data: bytes) -> bytes:
@@ -172,6 +254,12 @@ class _Reader:
         self._at += size
         return np.frombuffer(self._data[self._at - size : self._at], dtype)
 
+    def forecast(self, shape: tuple[int, ...]) -> Forecast:
+        o, kh, kw, c = shape
+        outputs, inputs, taps = (self.plain(np.int8, count) for count in (o, c, kh * kw))
+        rules = self.plain(np.int8, REACH * kh * kw).reshape(kh * kw, REACH)
+        return Forecast(outputs, inputs, taps, rules)
+
     def planes(self, dtype: str, count: int) -> Array:
         size = np.dtype(dtype).itemsize
         bytes_of = self.plain(np.uint8, count * size).reshape(size, count)
@@ -182,7 +270,3 @@ def _planes(values: Array) -> bytes:
     """First all lowest bytes, then all second ones: like bytes stand together."""
     flat = np.ascontiguousarray(values).reshape(-1)
     return flat.view(np.uint8).reshape(len(flat), flat.itemsize).T.tobytes()
-
-
-def _joined(parts: Sequence[Array]) -> Int64:
-    return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)

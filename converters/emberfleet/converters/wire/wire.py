@@ -29,7 +29,7 @@ from typing import Any, Final
 import numpy as np
 
 from emberfleet.converters.bundle import FLOAT_TFLITE_PART, bundle_parts
-from emberfleet.converters.wire.packing import Entry, Packed, compress, decompress, pack, unpack
+from emberfleet.converters.wire.packing import Entry, Kind, Packed, compress, decompress, pack, unpack
 from emberfleet.core.archive import read_archive, read_contents, write_archive
 from emberfleet.core.arrays import Float32
 from emberfleet.core.bundle import (
@@ -50,7 +50,7 @@ from emberfleet.core.signing import VerifyKey, open_envelope
 from emberfleet.core.sources import HeldBytes
 from emberfleet.core.tensors import decode_tensors, encode_tensors
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MAX_HEAD_BYTES: Final = 16 << 20
 MAX_DESCRIPTION_BYTES: Final = 4 << 20
 """Of JSON in the head, which is parsed before a signature has held."""
@@ -92,7 +92,7 @@ def encode_wire(bundle: bytes, trusted: Collection[VerifyKey]) -> bytes:
         "payload": len(payload),
         "graph": len(graph),
         "kept": {name: len(data) for name, data in kept.items()},
-        "tensors": [[entry.name, list(entry.shape), entry.leveled] for entry in packed.entries],
+        "tensors": [[entry.name, list(entry.shape), int(entry.kind)] for entry in packed.entries],
     }
     text = encode_json(described)
     head = b"".join((struct.pack("<I", len(text)), text, payload, graph, *kept.values()))
@@ -237,10 +237,13 @@ def _entries(listed: object, weight_bytes: int) -> tuple[Entry, ...]:
     entries: list[Entry] = []
     for item in listed:
         match item:
-            case [str() as name, list() as shape, bool() as leveled] if (
-                all(type(axis) is int and 0 <= axis <= weight_bytes for axis in shape) and len(shape) <= 8
+            case [str() as name, list() as shape, int() as kind] if (
+                all(type(axis) is int and 0 <= axis <= weight_bytes for axis in shape)
+                and len(shape) <= 8
+                and type(kind) is int
+                and 0 <= kind < len(Kind)
             ):
-                entries.append(Entry(name, tuple(shape), leveled))
+                entries.append(Entry(name, tuple(shape), Kind(kind)))
             case _:
                 raise FormatError(f"wire: {str(item)[:80]!r} is no tensor's name, shape and kind")
     if [entry.name for entry in entries] != sorted({entry.name for entry in entries}):
