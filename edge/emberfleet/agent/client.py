@@ -36,6 +36,7 @@ from emberfleet.core.messages import (
     device_id_of,
 )
 from emberfleet.core.requests import sign_request
+from emberfleet.core.rotation import KeyChange, KeyChanged
 from emberfleet.core.signing import SigningKey
 from emberfleet.core.tokens import Token
 
@@ -176,6 +177,11 @@ class ServerClient:
     def read_message(self, round_id: str, name: str, wait_s: int) -> bytes:
         """What the server says next in a secure round; empty when that has not come within `wait_s`."""
         return self._ask("GET", f"/v1/rounds/{round_id}/{name}?wait={wait_s}")
+
+    def change_key(self, new: SigningKey) -> KeyChanged:
+        """Ask to be known by another key; asking again with the same keys does no harm."""
+        body = KeyChange.make(self.device_id, new).encode()
+        return KeyChanged.decode(self._ask("POST", "/v1/devices/key", body))
 
     def alive(self, round_id: str) -> None:
         """Say that training goes on."""

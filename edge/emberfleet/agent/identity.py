@@ -87,16 +87,19 @@ class Identity:
             raise ConfigError(f"{folder} holds no enrolled device: run emberfleet device enrol first")
         fields = Fields.parse(read_limited(folder / IDENTITY_FILE, MAX_SMALL_BYTES), "device.json")
         keys = fields.items("bundle_keys", MAX_TRUSTED_KEYS)
+        key = SigningKey.load(folder / KEY_FILE)
+        fields.text("device_id", 32)
         rounds = fields.text("rounds", 6, default="any")
         if rounds not in ("any", "secure"):
             raise fields.wrong("rounds", "any or secure")
         found = cls(
             server=fields.text("server", 400),
-            device_id=fields.text("device_id", 32),
+            # Not as written: the key may have been replaced a moment before the writing.
+            device_id=device_id_of(key.verify_key.raw),
             name=fields.text("name", 80),
             server_key=fields.data("server_key", 32),
-            bundle_keys=tuple(Fields({"key": key}, "device.json").data("key", 32) for key in keys),
-            key=SigningKey.load(folder / KEY_FILE),
+            bundle_keys=tuple(Fields({"key": item}, "device.json").data("key", 32) for item in keys),
+            key=key,
             root=fields.data("root", max_bytes=MAX_ROOT_BYTES),
             pin=fields.text("pin", 43, default=""),
             minimum_cohort=fields.integer("minimum_cohort", 1, default=MINIMUM_COHORT),

@@ -56,6 +56,15 @@ def enrol(
     console().print(f"Enrolled at {identity.server} as {identity.device_id}.")
 
 
+@app.command("rotate-key")
+def rotate(folder: Folder) -> None:
+    """Replace this device's key by a new one; the server forgets the old one."""
+    from emberfleet.agent.rotation import rotate_key
+
+    identity = rotate_key(folder)
+    console().print(f"This device is {identity.device_id} from now on. Restart what runs with the old key.")
+
+
 @app.command()
 def pin(
     folder: Folder,
@@ -103,6 +112,9 @@ def run(
     import threading
     from dataclasses import replace
 
+    from emberfleet.agent.rotation import finish_rotation
+
+    finish_rotation(folder)
     agent = _agent(folder, backend, threads, parse_limit(memory_limit))
     if minimum_cohort is not None:
         agent.identity = replace(agent.identity, minimum_cohort=minimum_cohort)

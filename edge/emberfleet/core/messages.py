@@ -47,6 +47,7 @@ class Reason(StrEnum):
     WRONG_LENGTH = "wrong_length"
     WRONG_OFFSET = "wrong_offset"
     WRONG_DIGEST = "wrong_digest"
+    IN_ROUND = "in_round"
     BAD_SIGNATURE = "bad_signature"
     NOT_ENROLLED = "not_enrolled"
     CLOCK = "clock"

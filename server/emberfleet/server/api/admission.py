@@ -31,8 +31,12 @@ class Admission:
         self._clock = clock
         self._seen = SeenNonces()
 
-    def admit(self, request: Request) -> SignedHead:
+    def admit(self, request: Request, replaced: bool = False) -> SignedHead:
         """Who sent a request, from its headers alone.
+
+        Args:
+            request: Its body is not read.
+            replaced: Let the old key of a device that changed it pass, to ask for that answer again.
 
         Raises:
             RefusedError: BAD_SIGNATURE, NOT_ENROLLED, CLOCK, REVOKED or REPLAYED.
@@ -47,13 +51,15 @@ class Admission:
             return VerifyKey(device.public_key)
 
         head = self._verify(request, find_key)
-        if found[-1].revoked_at is not None:
-            raise RefusedError(
-                Reason.REVOKED,
-                "this device was shut out of the fleet",
-                "Ask the fleet's owner for a new token.",
-            )
+        if found[-1].revoked_at is not None and not (replaced and found[-1].replaced_by):
+            raise shut_out()
         return self._first_time(request.method, head)
+
+    def check_welcome(self, device_id: str) -> None:
+        """Raise `RefusedError` (REVOKED) where a device was shut out since its request was admitted."""
+        device = self._database.device(device_id)
+        if device is None or device.revoked_at is not None:
+            raise shut_out()
 
     def admit_stranger(self, request: Request, device_id: str, key: VerifyKey) -> SignedHead:
         """Whether a request of a device not yet enrolled is signed by the key it brings."""
@@ -73,6 +79,13 @@ class Admission:
                 "Sign every request anew, with a fresh nonce.",
             )
         return head
+
+
+def shut_out() -> RefusedError:
+    """What a revoked device is told."""
+    return RefusedError(
+        Reason.REVOKED, "this device was shut out of the fleet", "Ask the fleet's owner for a new token."
+    )
 
 
 def target_of(request: Request) -> str:

@@ -42,6 +42,7 @@ STATUS: Final[Mapping[Reason, int]] = {
     Reason.SLOW: 408,
     Reason.OTHER_ROUND: 409,
     Reason.WRONG_OFFSET: 409,
+    Reason.IN_ROUND: 409,
     Reason.OTHER_MODEL: 409,
     Reason.ALREADY_ACCEPTED: 409,
     Reason.LATE: 410,

@@ -50,6 +50,7 @@ def make_round_routes(fleet: Fleet) -> list[Route]:
             round_id = check_round_id(request.path_params["round_id"])
             async with hanging_up(request) as gone:
                 found = await fleet.coordinator.answer(round_id, head.device_id, what, wait_of(request), gone)
+            fleet.admission.check_welcome(head.device_id)
             if found is None:
                 return Response(status_code=204)
             return Response(found, media_type="application/json")

@@ -19,8 +19,10 @@ from emberfleet.core.messages import (
     device_id_of,
 )
 from emberfleet.core.requests import check_body
+from emberfleet.core.rotation import KeyChange, KeyChanged
 from emberfleet.core.signing import VerifyKey
-from emberfleet.server.api.bodies import BodyBudget, read_body
+from emberfleet.server.api.admission import shut_out
+from emberfleet.server.api.bodies import BodyBudget, read_body, read_signed_body
 from emberfleet.server.api.rounds import hanging_up, make_round_routes, wait_of
 from emberfleet.server.api.uploading import Uploading
 from emberfleet.server.dashboard.status import describe_status, render_status
@@ -49,11 +51,22 @@ def make_routes(fleet: Fleet) -> list[Route]:
         reply = EnrolReply(device_id, fleet.server_key.verify_key.raw, fleet.bundle_keys, fleet.first_root)
         return _json(reply.encode())
 
+    async def change_key(request: Request) -> Response:
+        head = fleet.admission.admit(request, replaced=True)
+        async with read_signed_body(request, head, MAX_SMALL_BYTES, fleet.bodies) as body:
+            change = KeyChange.decode(body)
+        change.verify(head.device_id)
+        fleet.coordinator.check_free(head.device_id)
+        if not fleet.database.replace_key(head.device_id, change.device_id, change.public_key, fleet.clock()):
+            raise shut_out()
+        return _json(KeyChanged(change.device_id).encode())
+
     async def work(request: Request) -> Response:
         head = fleet.admission.admit(request)
         version = check_version(request.query_params.get("model", "0"))
         async with hanging_up(request) as gone:
             reply = await fleet.coordinator.wait_for_work(head.device_id, version, wait_of(request), gone)
+        fleet.admission.check_welcome(head.device_id)
         return _json(reply.encode())
 
     async def latest(request: Request) -> Response:
@@ -99,6 +112,7 @@ def make_routes(fleet: Fleet) -> list[Route]:
         Route("/", page),
         Route("/v1/status", status),
         Route("/v1/enrol", enrol, methods=["POST"]),
+        Route("/v1/devices/key", change_key, methods=["POST"]),
         Route("/v1/work", work),
         Route("/v1/models/latest", latest),
         Route("/v1/models/{version}/bundle", bundle),

@@ -261,6 +261,16 @@ class Coordinator:
         await journal.stored()
         return Receipt(round_id, len(journal.round.accepted))
 
+    def check_free(self, device_id: str) -> None:
+        """Raise `RefusedError` (IN_ROUND) while a device takes part in the round at hand."""
+        if self._running is None:
+            return
+        round_ = self._running.journal.head
+        if device_id in round_.cohort and round_.phase not in OVER:
+            raise RefusedError(
+                Reason.IN_ROUND, "this device takes part in a round", "Try again when the round is over."
+            )
+
     def hear(self, round_id: str, device_id: str) -> None:
         """A device of the cohort is still at work."""
         journal = self._round_of(round_id, device_id).journal
@@ -290,7 +300,7 @@ class Coordinator:
         after = journal.head
         if after.phase is Phase.OPEN:
             present = self._presence.present(self._model.version, now, self._plan.presence_s)
-            after = start_if_ready(after, present, now, running.quarantined)
+            after = start_if_ready(after, present - self._database.revoked(), now, running.quarantined)
         after = advance(after, now)
         if after is not journal.head:
             journal.put(after)

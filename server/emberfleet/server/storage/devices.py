@@ -23,13 +23,18 @@ _ADD_NONCE: Final = sa.insert(nonces)
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """An enrolled device."""
+    """An enrolled device.
+
+    Attributes:
+        replaced_by: The name it has since it changed its key; it is shut out under this one.
+    """
 
     id: str
     public_key: bytes
     name: str
     enrolled_at: float
     revoked_at: float | None
+    replaced_by: str | None = None
 
 
 def hash_token(token: str) -> str:
@@ -100,13 +105,47 @@ class DeviceTables(Connections):
         return [Device(*row) for row in rows]
 
     def revoke(self, device_id: str, now: float) -> bool:
-        """Shut a device out; False where there is none of that id."""
+        """Shut a device out, by whichever of its names; False where there is none of that name."""
+        found = False
         with self._transaction() as connection:
-            statement = sa.update(devices).where(devices.c.id == device_id)
-            done = connection.execute(
-                statement.values(revoked_at=sa.func.coalesce(devices.c.revoked_at, now))
-            )
-        return bool(done.rowcount)
+            following: str | None = device_id
+            while following is not None:
+                row = connection.execute(_DEVICE, {"device_id": following}).first()
+                if row is None:
+                    break
+                found = True
+                if row.revoked_at is None:
+                    statement = sa.update(devices).where(devices.c.id == following)
+                    connection.execute(statement.values(revoked_at=now))
+                following = row.replaced_by
+        return found
+
+    def revoked(self) -> frozenset[str]:
+        """All names that are shut out."""
+        with self._transaction(flushed=False) as connection:
+            rows = connection.execute(sa.select(devices.c.id).where(devices.c.revoked_at.is_not(None)))
+            return frozenset(row.id for row in rows)
+
+    def replace_key(self, old_id: str, new_id: str, public_key: bytes, now: float) -> bool:
+        """Let a device in under a new key and shut it out under the old one, both or neither.
+
+        Returns:
+            False where the device is shut out, other than by this very change.
+
+        Raises:
+            EnrolmentError: The new key is enrolled already.
+        """
+        with self._transaction() as connection:
+            old = connection.execute(_DEVICE, {"device_id": old_id}).first()
+            if old is None or old.revoked_at is not None:
+                return old is not None and old.replaced_by == new_id
+            if connection.execute(_DEVICE, {"device_id": new_id}).first() is not None:
+                raise EnrolmentError("this key is enrolled already")
+            new = {"id": new_id, "public_key": public_key, "name": old.name, "enrolled_at": now}
+            connection.execute(sa.insert(devices).values(new))
+            statement = sa.update(devices).where(devices.c.id == old_id)
+            connection.execute(statement.values(revoked_at=now, replaced_by=new_id))
+        return True
 
     def spend_nonce(self, device_id: str, nonce: str, now: float) -> bool:
         """Remember a nonce; False where the device has used it before.

@@ -17,6 +17,7 @@ devices = sa.Table(
     sa.Column("name", sa.String(80), nullable=False),
     sa.Column("enrolled_at", sa.Float, nullable=False),
     sa.Column("revoked_at", sa.Float),
+    sa.Column("replaced_by", sa.String(32)),
 )
 tokens = sa.Table(
     "tokens",
