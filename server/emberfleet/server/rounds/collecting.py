@@ -100,6 +100,11 @@ def drop_device(round_: Round, device_id: str, now: float) -> Round:
         raise late(round_, f"round {round_.number} no longer waits for this device")
     if device_id in round_.accepted:
         raise twice("an update")
+    return note_declined(round_, device_id)
+
+
+def note_declined(round_: Round, device_id: str) -> Round:
+    """The round without waiting for a device."""
     return replace(round_, declined=round_.declined | {device_id})
 
 

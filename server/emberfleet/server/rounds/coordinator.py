@@ -12,8 +12,8 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -27,26 +27,19 @@ from emberfleet.server.registry.models import ModelRegistry
 from emberfleet.server.registry.publisher import Evaluator, Publisher
 from emberfleet.server.rounds.answering import FROM, Answer, Answers
 from emberfleet.server.rounds.collecting import check_upload, hear_device
-from emberfleet.server.rounds.disclosing import more_may_come, wait_for_more
+from emberfleet.server.rounds.concluding import Conclusion, published_now
 from emberfleet.server.rounds.failed import fail_round
 from emberfleet.server.rounds.journal import Journal
 from emberfleet.server.rounds.offering import make_offer, make_terms, offered_in
 from emberfleet.server.rounds.opening import open_round, start_if_ready
 from emberfleet.server.rounds.plan import RoundPlan
 from emberfleet.server.rounds.presence import Presence
-from emberfleet.server.rounds.publishing import (
-    finish_round,
-    make_next,
-    mean_metrics,
-    sign_next,
-    start_publishing,
-)
-from emberfleet.server.rounds.rebuilding import final_row, rebuild, row_of
+from emberfleet.server.rounds.rebuilding import row_of
 from emberfleet.server.rounds.receiving import open_upload, upload_limit
+from emberfleet.server.rounds.resuming import take_up
 from emberfleet.server.rounds.state import OVER, Phase, Round, check_member, late, reached
 from emberfleet.server.rounds.steps import STEPS, Kind, accept, advance, due_at
-from emberfleet.server.rounds.unmasking import UnfitSharesError
-from emberfleet.server.storage.database import Database, RoundRow
+from emberfleet.server.storage.database import Database, StoredMessage
 from emberfleet.server.storage.files import ServerFolder
 
 log = logging.getLogger(__name__)
@@ -106,11 +99,11 @@ class Coordinator:
             evaluator: Measures each new bundle beside the rounds, when given.
         """
         self._database, self._folder, self._registry = database, folder, registry
-        self._publisher, self._key, self._plan, self._clock = publisher, key, plan, clock
+        self._key, self._plan, self._clock = key, plan, clock
         self._rounds, self._evaluator = rounds, evaluator
         self._presence = Presence()
-        self._model = registry.latest()
-        self._bundle, self._opened = registry.load(self._model)
+        self._current = published_now(registry)
+        self._conclusion = Conclusion(database, folder, registry, publisher, clock)
         self._running: Running | None = None
         self._changed: asyncio.Future[None]
         self._wake = asyncio.Event()
@@ -121,7 +114,7 @@ class Coordinator:
     @property
     def model(self) -> ModelInfo:
         """The published model."""
-        return self._model
+        return self._current.info
 
     @property
     def round(self) -> Round | None:
@@ -131,18 +124,15 @@ class Coordinator:
     @property
     def present(self) -> int:
         """How many devices could be drawn now."""
-        return len(self._presence.present(self._model.version, self._clock(), self._plan.presence_s))
+        return len(self._presence.present(self.model.version, self._clock(), self._plan.presence_s))
 
     def prepare(self) -> None:
         """Take up the round that a stopped server left; call once, inside the loop, before serving."""
         self._changed = asyncio.get_running_loop().create_future()
-        kept = None
-        for row in self._database.unfinished_rounds():
-            self._continue(row)
-            kept = self.round
-        for round_id in self._folder.unfinished_rounds():
-            if kept is None or round_id != kept.id:
-                self._folder.end_round(round_id)
+        left = take_up(self._database, self._folder, self.model, self._plan, self._clock())
+        if left is not None:
+            log.info("round %d goes on in phase %s", left.round.number, left.round.phase)
+            self._run(left.round, left.key, left.messages)
 
     async def run(self) -> None:
         """Open, run and close rounds until cancelled; `prepare` comes first."""
@@ -299,7 +289,7 @@ class Coordinator:
         journal = running.journal
         after = journal.head
         if after.phase is Phase.OPEN:
-            present = self._presence.present(self._model.version, now, self._plan.presence_s)
+            present = self._presence.present(self.model.version, now, self._plan.presence_s)
             after = start_if_ready(after, present - self._database.revoked(), now, running.quarantined)
         after = advance(after, now)
         if after is not journal.head:
@@ -313,58 +303,31 @@ class Coordinator:
         if not self._registry.reload():
             return
         latest = self._registry.latest()
-        if latest.version != self._model.version:
+        if latest.version != self.model.version:
             self._fail(f"model {latest.version} was published meanwhile")
-            self._bundle, self._opened = self._registry.load(latest)
-            self._model = latest
+            self._current = published_now(self._registry)
         self._notify()
 
     def _open(self, now: float) -> None:
-        last = self._database.rounds(last=max(1, self._plan.quarantine_rounds))
+        plan, last = self._plan, self._database.rounds(last=max(1, self._plan.quarantine_rounds))
         number = last[-1].number + 1 if last else 1
-        key = SealingKey.generate() if self._plan.mode is Mode.SEALED else None
-        round_id = secrets.token_hex(16)
-        terms = make_terms(round_id, number, self._model, self._opened, self._plan, key)
-        round_ = open_round(terms, self._plan, now)
-        self._folder.start_round(round_id, None if key is None else key.private())
+        key = SealingKey.generate() if plan.mode is Mode.SEALED else None
+        terms = make_terms(secrets.token_hex(16), number, self._current, plan, key)
+        self._folder.start_round(terms.round_id, None if key is None else key.private())
+        round_ = open_round(terms, plan, now)
         try:
             self._database.save_round(row_of(round_))
         except StorageError:
-            self._folder.end_round(round_id)
+            self._folder.end_round(round_.id)
             raise
-        self._running = self._run(round_, key, last)
+        self._run(round_, key)
 
-    def _continue(self, row: RoundRow) -> None:
-        """Go on with a round that a stopped server left, or write down why not."""
-        now = self._clock()
-        try:
-            stored = self._database.messages(row.id)
-            round_ = rebuild(row, stored, now)
-            if self._running is not None:
-                raise StorageError("a newer round was opened")
-            if row.model_version != self._model.version:
-                raise StorageError("another model was published")
-            if round_.phase is Phase.OPEN and round_.plan != self._plan:
-                raise StorageError("the settings were changed before devices were drawn")
-            key = None
-            if round_.mode is Mode.SEALED:
-                key = SealingKey(self._folder.read_round_key(row.id))
-            self._folder.start_round(row.id, None)
-        except EmberError as error:
-            log.warning("round %d does not go on: %s", row.number, error)
-            failed = replace(row, phase=Phase.FAILED.value, failure=str(error), closed_at=now)
-            self._database.save_progress(row.id, (), failed, over=True)
-            return
-        log.info("round %d goes on in phase %s", row.number, round_.phase)
-        if round_.phase is Phase.OPEN:
-            round_ = replace(round_, opened_at=now)
-        self._running = self._run(round_, key, self._database.rounds(max(1, self._plan.quarantine_rounds)))
-
-    def _run(self, round_: Round, key: SealingKey | None, last: list[RoundRow]) -> Running:
+    def _run(self, round_: Round, key: SealingKey | None, messages: Sequence[StoredMessage] = ()) -> None:
+        journal = Journal(self._database, round_, self._clock, self._moved, messages)
+        last = self._database.rounds(last=max(1, round_.plan.quarantine_rounds))
         since = round_.number - round_.plan.quarantine_rounds
         culprits = frozenset(name for row in last if row.number >= since for name in row.culprits)
-        messages = self._database.messages(round_.id)
-        return Running(Journal(self._database, round_, self._clock, self._moved, messages), key, culprits)
+        self._running = Running(journal, key, culprits)
 
     def _moved(self, before: Round, after: Round) -> None:
         """Another phase of the round at hand was stored."""
@@ -376,43 +339,19 @@ class Coordinator:
         self._wake.set()
 
     async def _apply(self, running: Running) -> None:
-        """Make the next model in a thread, then store and offer it."""
-        journal, version = running.journal, self._model.version + 1
-        try:
-            again = replace(journal.round, phase=Phase.APPLY)
-            made = await asyncio.to_thread(make_next, again, self._opened.tensors, self._folder)
-        except UnfitSharesError as error:
-            head = journal.head
-            if not error.hopeless and more_may_come(head, self._clock()):
-                log.warning("round %d: %s; more shares are waited for", head.number, error)
-                journal.put(wait_for_more(head))
-            else:
-                journal.put(fail_round(replace(head, culprits=error.culprits), str(error)))
-            journal.flush()
+        """Make the next model, store and offer it; where that fails for good, the round has failed."""
+        published = await self._conclusion.conclude(running.journal, self._current)
+        if published is None:
             return
-        if journal.head.phase is Phase.APPLY:
-            journal.put(start_publishing(journal.head, made.culprits, self._clock()))
-            journal.flush()
-        signed = await asyncio.to_thread(
-            sign_next, made, self._bundle, version, self._publisher, self._registry
-        )
-        self._folder.write_optimizer(version, made.state)
-        now = self._clock()
-        done = finish_round(journal.round, now)
-        metrics = {}
-        if done.mode is Mode.SEALED:
-            stored = self._database.messages(done.id)
-            metrics = mean_metrics([message for message in stored if message.kind == Kind.UPDATE])
-        self._registry.add(signed.info, signed.data, replace(final_row(done, now), metrics=metrics), now)
-        self._model, self._bundle, self._opened = signed.info, signed.data, signed.opened
+        self._current = published
         self._finished += 1
-        log.info("round %d: model %d from %d updates", done.number, version, len(done.accepted))
+        done = running.round
+        log.info("round %d: model %d from %d updates", done.number, self.model.version, len(done.accepted))
         self._forget(done)
-        self._folder.forget_optimizers(version)
         self._notify()
         self._wake.set()
         if self._evaluator is not None:
-            task = asyncio.create_task(self._evaluate(self._evaluator, done.id, signed.data))
+            task = asyncio.create_task(self._evaluate(self._evaluator, done.id, published.data))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
 
@@ -438,12 +377,12 @@ class Coordinator:
         if (
             running is not None
             and running.round.phase is offered_in(running.round)
-            and model_version == self._model.version
+            and model_version == self.model.version
         ):
             with contextlib.suppress(RefusedError):
                 running.journal.hear(hear_device(running.journal.head, device_id, now))
                 self._presence.forget(device_id)
-                return WorkReply(self._model, make_offer(running.round, device_id, now).sign(self._key))
+                return WorkReply(self.model, make_offer(running.round, device_id, now).sign(self._key))
         if self._presence.note(device_id, model_version, now):
             self._wake.set()
         return WorkReply(self._registry.release_for(device_id))

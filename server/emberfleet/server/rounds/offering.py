@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from emberfleet.core.arrays import Tensors
-from emberfleet.core.messages import ModelInfo
 from emberfleet.core.offers import Mode, RoundOffer, RoundTerms
 from emberfleet.core.sealing import SealingKey
-from emberfleet.server.registry.publisher import OpenedModel
 from emberfleet.server.rounds.plan import RoundPlan
+from emberfleet.server.rounds.publishing import PublishedModel
 from emberfleet.server.rounds.state import Phase, Round
 
 
 def make_terms(
     round_id: str,
     number: int,
-    model: ModelInfo,
-    opened: OpenedModel,
+    model: PublishedModel,
     plan: RoundPlan,
     key: SealingKey | None,
 ) -> RoundTerms:
@@ -25,19 +22,17 @@ def make_terms(
         round_id: 32 random hexadecimal digits.
         number: The round's.
         model: That it starts from.
-        opened: What is in it.
         plan: The settings.
         key: Opens the updates of a sealed round; None in a secure one.
 
     Raises:
         ConfigError: The model has not what the plan wants trained.
     """
-    tensors: Tensors = opened.tensors
     return RoundTerms(
         round_id=round_id,
         number=number,
-        model=model,
-        update=plan.update_plan(tensors, opened.scopes),
+        model=model.info,
+        update=plan.update_plan(model.opened.tensors, model.opened.scopes),
         training=plan.training_of(number),
         seed=plan.seed * 1_000_003 % (1 << 40) + number,
         secure=plan.secure_terms if plan.mode is Mode.SECURE else None,

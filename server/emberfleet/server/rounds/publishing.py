@@ -41,7 +41,7 @@ class NextModel:
 
 
 @dataclass(frozen=True, slots=True)
-class SignedModel:
+class PublishedModel:
     """A bundle as devices will get it, opened again as they will open it."""
 
     info: ModelInfo
@@ -77,22 +77,23 @@ def start_publishing(round_: Round, culprits: tuple[str, ...], now: float) -> Ro
 
 
 def sign_next(
-    made: NextModel, current: bytes, version: int, publisher: Publisher, registry: ModelRegistry
-) -> SignedModel:
+    made: NextModel, current: PublishedModel, publisher: Publisher, registry: ModelRegistry
+) -> PublishedModel:
     """Phase publish: the bundle of the next version.
 
     Raises:
         EmberError: The publisher failed, or made a bundle that devices would refuse.
     """
+    version = current.info.version + 1
     try:
-        data = publisher(current, made.tensors, version)
+        data = publisher(current.data, made.tensors, version)
     except EmberError:
         raise
     except Exception as error:
         log.exception("the publisher failed")
         raise RoundError(f"publish: {type(error).__name__}: {error}") from error
     info, opened = registry.check(data, version)
-    return SignedModel(info, data, opened)
+    return PublishedModel(info, data, opened)
 
 
 def finish_round(round_: Round, now: float) -> Round:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from emberfleet.core.codec import Fields
 from emberfleet.core.errors import EmberError, StorageError
 from emberfleet.core.offers import RoundTerms
+from emberfleet.server.rounds.collecting import note_declined
 from emberfleet.server.rounds.opening import open_round, start
 from emberfleet.server.rounds.plan import RoundPlan
 from emberfleet.server.rounds.state import ORDER, Phase, Round
@@ -69,6 +70,10 @@ def _fold(row: RoundRow, messages: Sequence[StoredMessage]) -> Round:
     round_ = start(round_, row.cohort, row.started_at)
     for message in messages:
         kind = Kind(message.kind)
+        if kind is Kind.DECLINE:
+            # It was checked in a phase that it does not name, and means the same in all of them.
+            round_ = note_declined(round_, message.device_id)
+            continue
         while round_.phase not in STEPS[kind].phases:
             round_ = _enter_next(round_, row)
         round_ = accept(round_, kind, message.device_id, message.body, message.accepted_at)

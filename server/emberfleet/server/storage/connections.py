@@ -84,8 +84,9 @@ class Connections:
                 f"the server's database is of version {version}, expected {SCHEMA_VERSION}: "
                 "make a new server from the last model with emberfleet server init"
             )
-        with self._transaction() as connection:
-            connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
+        if version == 0:
+            with self._transaction() as connection:
+                connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
