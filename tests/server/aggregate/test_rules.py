@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emberfleet.core.errors import ConfigError, RoundError
@@ -113,6 +113,7 @@ class TestTwins:
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("bits", [8, 16, 32])
+@settings(max_examples=15)
 @given(st.lists(st.integers(-127, 127), min_size=7, max_size=7), st.integers(3, 12))
 def test_the_aggregate_of_equal_updates_is_that_update(
     rule: str, bits: int, values: list[int], count: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +15,15 @@ from threadpoolctl import threadpool_limits
 
 from emberfleet.core.errors import RoundError
 from emberfleet.core.updates import TensorPlan, UpdatePlan
+from emberfleet.server.aggregate import stored as stored_module
 from emberfleet.server.aggregate.stored import StoredUpdates, UpdateFile
-from emberfleet.server.aggregate.weighted_sum import COLUMNS, GROUP, weighted_mean, weighted_sum
+from emberfleet.server.aggregate.weighted_sum import FLOATS, INTEGERS, weighted_mean, weighted_sum
 from tests.server.aggregate import plain
 
 MAX_WEIGHT = 1_000_000
-INTEGERS = st.lists(
+GROUP = INTEGERS.rows
+COLUMNS = FLOATS.columns
+UPDATES = st.lists(
     st.tuples(st.lists(st.integers(-32767, 32767), min_size=5, max_size=5), st.integers(1, MAX_WEIGHT)),
     min_size=1,
     max_size=2 * GROUP,
@@ -45,7 +49,7 @@ def random_updates(dtype: str, count: int, size: int, heaviest: int = 30) -> Sto
     )
 
 
-@given(INTEGERS)
+@given(UPDATES)
 def test_the_mean_of_integers_is_the_exact_one_in_every_bit(updates: list[tuple[list[int], int]]) -> None:
     exact = [
         sum(weight * values[place] for values, weight in updates) / sum(weight for _, weight in updates)
@@ -54,7 +58,7 @@ def test_the_mean_of_integers_is_the_exact_one_in_every_bit(updates: list[tuple[
     np.testing.assert_array_equal(weighted_mean(stored(updates)), exact)
 
 
-@given(INTEGERS, st.randoms())
+@given(UPDATES, st.randoms())
 def test_the_mean_of_integers_does_not_depend_on_the_order_in_any_bit(
     updates: list[tuple[list[int], int]], generator: random.Random
 ) -> None:
@@ -65,17 +69,19 @@ def test_the_mean_of_integers_does_not_depend_on_the_order_in_any_bit(
 
 @pytest.mark.parametrize("dtype", ["<i1", "<i2", "<f4"])
 @pytest.mark.parametrize("heaviest", [1, 30, MAX_WEIGHT])
-@pytest.mark.parametrize("count", [1, GROUP - 1, GROUP, GROUP + 1, 3 * GROUP + 5])
+@pytest.mark.parametrize("count", [1, GROUP - 1, GROUP, GROUP + 1, 2 * FLOATS.rows + 5])
 def test_blocks_and_groups_equal_the_plain_mean(dtype: str, heaviest: int, count: int) -> None:
     updates = random_updates(dtype, count, 9, heaviest)
     expected = plain.weighted_mean(updates.values.tolist(), updates.weights)
     sizes = plain.weighted_mean(np.abs(updates.values.astype(float)).tolist(), updates.weights)
-    bound = (GROUP + 2) * 2.0**-24 * np.array(sizes) if dtype == "<f4" else np.zeros(9)
+    bound = (FLOATS.rows + 2) * 2.0**-24 * np.array(sizes) if dtype == "<f4" else np.zeros(9)
     assert (np.abs(weighted_mean(updates) - expected) <= bound).all()
 
 
 @pytest.mark.parametrize("dtype", ["<i1", "<i2", "<f4"])
-@pytest.mark.parametrize("size", [1, COLUMNS - 1, COLUMNS, COLUMNS + 1, 3 * COLUMNS + 7])
+@pytest.mark.parametrize(
+    "size", [1, INTEGERS.columns + 1, COLUMNS - 1, COLUMNS, COLUMNS + 1, 3 * COLUMNS + 7]
+)
 def test_every_value_is_counted_once(dtype: str, size: int) -> None:
     values = (np.arange(size) % 100).astype(dtype)
     updates = StoredUpdates.of({"a": (3, values), "b": (4, values), "c": (1, values)})
@@ -128,7 +134,7 @@ def test_weights_that_are_not_whole_are_honoured(dtype: str) -> None:
     weights = np.random.default_rng(1).uniform(0, 1, 40)
     expected = (weights[:, None] * updates.values.astype(np.float64)).sum(axis=0)
     sizes = (weights[:, None] * np.abs(updates.values.astype(np.float64))).sum(axis=0)
-    rounding = (GROUP + 2) * 2.0**-24 if dtype == "<f4" else 1e-14
+    rounding = (FLOATS.rows + 2) * 2.0**-24 if dtype == "<f4" else 1e-14
     assert (np.abs(weighted_sum(updates, weights) - expected) <= rounding * sizes).all()
 
 
@@ -151,7 +157,31 @@ def test_memory_is_that_of_two_float32_vectors_however_many_updates(
     updates = file.updates(dict.fromkeys(cohort, 7))
     weighted_mean(updates)
     peak = traced(lambda: weighted_mean(updates))
-    assert peak <= 2 * 4 * plan.size + GROUP * COLUMNS * 8 + 300_000
+    assert peak <= 2 * 4 * plan.size + 8 * GROUP * INTEGERS.columns + 300_000
+
+
+def test_what_was_read_does_not_stay_in_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = UpdatePlan((TensorPlan("w", (1 << 20,), 1.0),), 32)
+    cohort = [f"{i:032x}" for i in range(16)]
+    file = UpdateFile(tmp_path / "updates.values", cohort, plan)
+    for device in cohort:
+        file.write(device, np.ones(plan.size, plan.wire_type))
+    held = []
+    for limit in (1 << 40, 8 << 20):
+        monkeypatch.setattr(stored_module, "MAPPED_BYTES", limit)
+        updates = file.updates(dict.fromkeys(cohort, 7))
+        before = mapped_kib()
+        np.testing.assert_array_equal(weighted_mean(updates), 1)
+        held.append(mapped_kib() - before)
+        np.testing.assert_array_equal(weighted_mean(updates, threads=2), 1)
+    assert held[0] > 50 << 10, "the test says nothing where pages do not stay anyway"
+    assert held[1] < 12 << 10
+
+
+def mapped_kib() -> int:
+    """Pages of files that this process has mapped and touched."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssFile")))
 
 
 def traced(call: Callable[[], object]) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from emberfleet.core.arrays import Float64
 from emberfleet.core.errors import RoundError
@@ -25,8 +26,13 @@ def columns_of(updates: StoredUpdates, itemsize: int = 8) -> Iterator[tuple[int,
     """Begin and end of each block, for values of this many bytes."""
     size = updates.values.shape[1]
     step = max(16, BLOCK_BYTES // (itemsize * len(updates.devices)))
+    kept = 0
     for begin in range(0, size, step):
-        yield begin, min(begin + step, size)
+        end = min(begin + step, size)
+        yield begin, end
+        if end - kept >= updates.stretch:
+            updates.give_back(kept, end)
+            kept = end
 
 
 def real_blocks(updates: StoredUpdates, plan: UpdatePlan) -> Iterator[Float64]:
@@ -59,8 +65,10 @@ def inner_products(updates: StoredUpdates, plan: UpdatePlan) -> Float64:
             "choose a smaller cohort, or the median or the trimmed mean"
         )
     total = np.zeros((count, count))
-    for block in real_blocks(updates, plan):
-        total += block @ block.T
+    # One thread: the number that BLAS takes would change bits.
+    with threadpool_limits(1, user_api="blas"):
+        for block in real_blocks(updates, plan):
+            total += block @ block.T
     return total
 
 

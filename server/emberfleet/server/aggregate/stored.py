@@ -4,17 +4,19 @@ A row stands where its device stands among the cohort's ids in ascending order, 
 whatever reads the file from top to bottom goes by a fixed order, and the bits of a float sum do not depend
 on who was first. A row that nobody wrote is a hole and takes no room on the disk.
 
-The file is mapped, not read: a rule takes a block of columns of all rows at a time, and the memory is the
-operating system's, which gives it up when it is needed elsewhere. Equal distances between the rows are
-what lets BLAS read them where they lie.
+The file is mapped, not read: a rule takes a block of columns of all rows at a time. Equal distances between
+the rows are what lets BLAS read them where they lie. The mapped pages are the operating system's cache, and
+are given back after every `MAPPED_BYTES`, so the process does not seem to hold what it only walks over.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -22,6 +24,8 @@ from emberfleet.core.arrays import Array, Int64
 from emberfleet.core.errors import RoundError, ShapeError, StorageError
 from emberfleet.core.files import PRIVATE_MODE, storage_errors
 from emberfleet.core.updates import UpdatePlan
+
+MAPPED_BYTES: Final = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,14 @@ class StoredUpdates:
         weights: What each weighs: its number of samples.
         rows: Where each stands in `values`, ascending.
         values: ``(rows, size)`` numbers as on the wire; rows that are not named here do not count.
+        mapping: Where `values` lie, if they are a mapped file.
     """
 
     devices: tuple[str, ...]
     weights: tuple[int, ...]
     rows: tuple[int, ...]
     values: Array
+    mapping: mmap.mmap | None = None
 
     def __post_init__(self) -> None:
         if not self.devices:
@@ -62,6 +68,23 @@ class StoredUpdates:
             tuple(range(len(devices))),
             np.stack([updates[device][1] for device in devices]) if devices else np.empty((0, 0)),
         )
+
+    @property
+    def stretch(self) -> int:
+        """Columns of all rows that are `MAPPED_BYTES` together."""
+        return max(1, MAPPED_BYTES // (len(self.values) * self.values.itemsize))
+
+    def give_back(self, begin: int, end: int) -> None:
+        """Say that these columns are done with: their pages need not stay mapped; reading them again may."""
+        if self.mapping is None:
+            return
+        size, item = self.values.shape[1], self.values.itemsize
+        for row in range(self.rows[0], self.rows[-1] + 1):
+            first, last = ((row * size + column) * item // mmap.PAGESIZE for column in (begin, end))
+            if last > first:
+                self.mapping.madvise(
+                    mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE
+                )
 
     def block(self, begin: int, end: int) -> Array:
         """``(devices, end - begin)`` wire numbers of all updates that count, a copy."""
@@ -125,8 +148,10 @@ class UpdateFile:
                     f"{self._path}: {found} bytes, expected {shape[0] * self._plan.size_bytes} or more; "
                     "the round's updates are lost, so let it fail"
                 )
-            values = np.memmap(self._path, self._plan.wire_type, "r", shape=shape)
-        return StoredUpdates(devices, tuple(accepted[device] for device in devices), rows, values)
+            with open(self._path, "rb") as stream:
+                mapping = mmap.mmap(stream.fileno(), shape[0] * self._plan.size_bytes, prot=mmap.PROT_READ)
+        values = np.frombuffer(mapping, self._plan.wire_type).reshape(shape)
+        return StoredUpdates(devices, tuple(accepted[device] for device in devices), rows, values, mapping)
 
     def _row(self, device_id: str) -> int:
         row = self._rows.get(device_id)

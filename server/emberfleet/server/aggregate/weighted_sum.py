@@ -2,9 +2,9 @@
 
 ``sum[j] = sum over devices i of weight[i] * values[i, j]``
 
-All updates are read once, a block of columns at a time: BLAS multiplies `GROUP` rows, where they lie, with
-their weights while the block's sum stays in the processor's first cache. Memory: the sum, which is float64
-and so takes as much as two float32 updates, and one block.
+All updates are read once, a block of columns at a time: BLAS multiplies a group of rows, where they lie, with
+their weights while the block's sum stays in the processor's cache. Memory: the sum, which is float64 and so
+takes as much as two float32 updates, and one block.
 
 How exact:
 
@@ -12,8 +12,9 @@ How exact:
   ``127 (or 32767) * weights of the group`` stays within 2**24, else in float64; the groups in float64, which
   holds every whole number up to 2**53. More than that is refused.
 - float32: the products and the sum of one group are float32, the sum of the groups is float64. The error is
-  at most ``(GROUP + 1) * 2**-24`` of the sum of the products' sizes. The order is that of the rows, so
-  neither the order of arrival nor the number of threads changes a bit; another processor may.
+  at most ``(FLOATS.rows + 1) * 2**-24`` of the sum of the products' sizes, in practice a tenth of it. The
+  order is that of the rows, so neither the order of arrival nor the number of threads changes a bit;
+  another processor may.
 - weights that are not whole (clipping, the geometric median): float64 for integers, float32 for float32.
 """
 
@@ -31,10 +32,24 @@ from emberfleet.core.arrays import Array, Float64
 from emberfleet.core.errors import RoundError
 from emberfleet.server.aggregate.stored import StoredUpdates
 
-GROUP: Final = 32
-"""Rows of one product: few enough for a float32 sum to stay exact to 7 digits or so."""
-COLUMNS: Final = 1 << 13
-"""Columns of one product: 32 KiB of float32, which the first cache holds."""
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What one product takes in.
+
+    Attributes:
+        rows: Updates of a group: the more, the fewer sums of groups; the fewer, the more exact.
+        columns: Values of a block.
+    """
+
+    rows: int
+    columns: int
+
+
+FLOATS: Final = Tile(128, 1 << 14)
+"""Read where they lie; the block's sum is 64 KiB."""
+INTEGERS: Final = Tile(32, 1 << 12)
+"""Copied to float32 or float64 first: 512 KiB or 1 MiB, for the second cache."""
 _EXACT: Final = {np.dtype(np.float32): 1 << 24, np.dtype(np.float64): 1 << 53}
 
 
@@ -60,23 +75,28 @@ def weighted_sum(updates: StoredUpdates, weights: Float64, threads: int = 1) -> 
     Raises:
         RoundError: A sum of integers that could pass 2**53, where float64 rounds.
     """
-    groups = tuple(_groups(updates, weights))
+    tile = FLOATS if updates.values.dtype.kind == "f" else INTEGERS
+    groups = tuple(_groups(updates, weights, tile.rows))
     size = updates.values.shape[1]
     total = np.zeros(size, np.float64)
 
     def add(columns: range) -> None:
-        room = np.empty((GROUP, COLUMNS), np.float64)
+        room = np.empty(0 if tile is FLOATS else tile.rows * tile.columns, np.float64)
+        kept = columns.start
         for begin in columns:
-            end = min(begin + COLUMNS, size)
+            end = min(begin + tile.columns, size)
             for group in groups:
                 block = updates.values[group.rows, begin:end]
                 if block.dtype != group.weights.dtype:
-                    typed = room.reshape(-1).view(group.weights.dtype)[: block.size].reshape(block.shape)
+                    typed = room.view(group.weights.dtype)[: block.size].reshape(block.shape)
                     np.copyto(typed, block)
                     block = typed
                 total[begin:end] += group.weights @ block
+            if end - kept >= updates.stretch // threads:
+                updates.give_back(kept, end)
+                kept = end
 
-    blocks = range(0, size, COLUMNS)
+    blocks = range(0, size, tile.columns)
     share = -(-len(blocks) // threads)
     # One thread of BLAS each: its own would split a product by their number, and so change bits.
     with threadpool_limits(1, user_api="blas"):
@@ -100,7 +120,7 @@ def weighted_mean(updates: StoredUpdates, threads: int = 1) -> Float64:
     return total
 
 
-def _groups(updates: StoredUpdates, weights: Float64) -> Iterator[_Group]:
+def _groups(updates: StoredUpdates, weights: Float64, rows: int) -> Iterator[_Group]:
     """Groups of rows that cover all updates; rows between them that do not count weigh nothing."""
     values = updates.values
     by_row = np.zeros(len(values), np.float64)
@@ -112,8 +132,8 @@ def _groups(updates: StoredUpdates, weights: Float64) -> Iterator[_Group]:
             f"aggregate: weights of {weights.sum():.0f} in all, expected at most "
             f"{_EXACT[np.dtype(np.float64)] // largest} for an exact sum of {values.dtype}; lower `heaviest`"
         )
-    for begin in range(updates.rows[0], updates.rows[-1] + 1, GROUP):
-        part = by_row[begin : min(begin + GROUP, updates.rows[-1] + 1)]
+    for begin in range(updates.rows[0], updates.rows[-1] + 1, rows):
+        part = by_row[begin : min(begin + rows, updates.rows[-1] + 1)]
         if part.any():
             exact = not largest or (whole and largest * float(part.sum()) <= _EXACT[np.dtype(np.float32)])
             kind: np.dtype[Any] = np.dtype(np.float32 if exact else np.float64)
