@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
@@ -29,6 +30,7 @@ from emberfleet.core.messages import (
     ErrorReply,
     ModelInfo,
     ModelReport,
+    Reason,
     Receipt,
     RefusedError,
     UploadProgress,
@@ -44,6 +46,9 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 60.0
 MAX_REPLY_BYTES: Final = 4 << 20
+EARLIEST_S: Final = 1_767_225_600.0
+LATEST_S: Final = 4_102_444_800.0
+"""The years 2026 to 2099: a server's time outside them is not believed."""
 MAX_ASTRAY: Final = 8
 """How often a server may send an upload back to another offset before it is given up."""
 TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504, 507})
@@ -88,6 +93,7 @@ class ServerClient:
     transport: httpx.BaseTransport | None = None
     pin: str = ""
     _http: httpx.Client = field(init=False)
+    _behind_s: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self.address = check_address(self.address)
@@ -223,7 +229,7 @@ class ServerClient:
         headers.update(self._signed("GET", target, b""))
         with self._http.stream("GET", target, headers=headers) as response:
             if response.status_code not in (200, 206):
-                _raise_refusal(response.status_code, _read(response, MAX_SMALL_BYTES))
+                _raise_refusal(response, _read(response, MAX_SMALL_BYTES))
             if response.status_code == 200:
                 begin = 0
             with partial.open("r+b") as file:
@@ -249,13 +255,23 @@ class ServerClient:
         with self._http.stream(method, target, content=body or None, headers=headers) as response:
             data = _read(response, limit if response.is_success else MAX_SMALL_BYTES)
         if not 200 <= response.status_code < 300:
-            _raise_refusal(response.status_code, data)
+            _raise_refusal(response, data)
         return data
 
     def _signed(self, method: str, target: str, body: bytes) -> dict[str, str]:
-        return sign_request(self.key, self.device_id, method, target, body, self.clock())
+        now = self.clock() + self._behind_s
+        return sign_request(self.key, self.device_id, method, target, body, now)
 
     def _with_retries(self, action: Callable[[], bytes]) -> bytes:
+        try:
+            return self._in_some_tries(action)
+        except _ClockError as error:
+            # Once per request: a server that is never content with its own time is not believed twice.
+            self._behind_s = error.server_time - self.clock()
+            log.warning("this device's clock is %.0f s behind the server's", self._behind_s)
+            return self._in_some_tries(action)
+
+    def _in_some_tries(self, action: Callable[[], bytes]) -> bytes:
         for attempt in range(self.backoff.attempts):
             wait_s = 0.0
             try:
@@ -280,6 +296,14 @@ class _TransientError(Exception):
     def __init__(self, retry_after_s: float) -> None:
         super().__init__()
         self.retry_after_s = retry_after_s
+
+
+class _ClockError(RefusedError):
+    """The server refuses the time that a request was signed at, and says its own."""
+
+    def __init__(self, reply: ErrorReply, server_time: float) -> None:
+        super().__init__(reply.reason, reply.error, reply.advice)
+        self.server_time = server_time
 
 
 def enrol_device(address: str, token: str, folder: Path, name: str) -> Identity:
@@ -319,6 +343,15 @@ def check_address(address: str) -> str:
     return address.rstrip("/")
 
 
+def _server_time(response: httpx.Response) -> float | None:
+    """Seconds since 1970 by the server's clock; None where it does not say, or nonsense."""
+    try:
+        found = parsedate_to_datetime(response.headers.get("date", "")).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if EARLIEST_S <= found <= LATEST_S else None
+
+
 def _read(response: httpx.Response, limit: int) -> bytes:
     pieces: list[bytes] = []
     size = 0
@@ -330,7 +363,8 @@ def _read(response: httpx.Response, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def _raise_refusal(status: int, data: bytes) -> NoReturn:
+def _raise_refusal(response: httpx.Response, data: bytes) -> NoReturn:
+    status = response.status_code
     try:
         reply = ErrorReply.decode(data)
     except FormatError as error:
@@ -341,6 +375,9 @@ def _raise_refusal(status: int, data: bytes) -> NoReturn:
         ) from error
     if status in TRANSIENT:
         raise _TransientError(reply.retry_after_s or 0.0)
+    server_time = _server_time(response)
+    if reply.reason is Reason.CLOCK and server_time is not None:
+        raise _ClockError(reply, server_time)
     raise RefusedError(
         reply.reason,
         f"{reply.error}. {reply.advice}".strip(),
