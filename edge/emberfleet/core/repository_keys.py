@@ -1,7 +1,7 @@
 """Ed25519 keys of the TUF repository: `tuf` signs and verifies with the keys of `core.signing`.
 
 securesystemslib verifies Ed25519 with `cryptography` from its version 40 on, and before it in plain Python,
-which takes a hundred times as long. Devices have version 38, so the key type comes from here on both sides.
+which takes fifteen times as long. Devices have version 38, so the key type comes from here on both sides.
 """
 
 from __future__ import annotations
