@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ import numpy as np
 
 from emberfleet.agent.agent import Agent, Outcome
 from emberfleet.agent.client import Backoff, ServerClient, enrol_device
+from emberfleet.agent.identity import Identity
 from emberfleet.agent.rounds.training import Retrained
 from emberfleet.agent.samples import Samples
 from emberfleet.core.arrays import Float32
@@ -48,12 +50,10 @@ class Mark:
 
     index: int
     trusted: tuple[VerifyKey, ...] = ()
-    before: Callable[[], None] = field(default=lambda: None)
 
     def __call__(
         self, bundle: Path, samples: Samples, training: Mapping[str, Scalar], seed: int
     ) -> Retrained:
-        self.before()
         old = open_bundle(bundle.read_bytes(), self.trusted).tensors
         new = {name: value.copy() for name, value in old.items()}
         plan = UpdatePlan.for_model({TENSOR: np.zeros(1, np.float32)}, [TENSOR], BITS, CLIP, 0.0)
@@ -61,6 +61,28 @@ class Mark:
         # and moves in them.
         new[TENSOR][self.index] += np.float32(MARK * plan.step(plan.tensors[0]))
         return Retrained(old, new, 1)
+
+
+def folder_of(root: Path, index: int) -> Path:
+    """Where a device of the fleet in `root` keeps its things."""
+    return root / f"device{index}"
+
+
+def agent_of(root: Path, index: int) -> Agent:
+    """Device number `index` of the fleet in `root`, from its folder."""
+    folder = folder_of(root, index)
+    identity = Identity.load(folder)
+    client = ServerClient.of(identity)
+    client.backoff = Backoff(2, 0.01, 0.05)
+    check = partial(_version_of, trusted=identity.trusted)
+    agent = Agent(folder, Mark(index, identity.trusted), check, client=client)
+    if not len(agent.samples):
+        agent.samples.add(np.zeros((2, 1, 1, 1), np.uint8), np.zeros(2, np.int64))
+    return agent
+
+
+def _version_of(data: bytes, trusted: tuple[VerifyKey, ...]) -> int:
+    return open_bundle(data, trusted).version
 
 
 class MarkedFleet:
@@ -83,29 +105,15 @@ class MarkedFleet:
     def enrol(self, address: str = "") -> None:
         """Enrol all devices; the server has to listen."""
         for index, token in enumerate(make_tokens(self.root / "server", self.count)):
-            identity = enrol_device(address or self.server.address, token, self._folder(index), "d")
+            identity = enrol_device(address or self.server.address, token, folder_of(self.root, index), "d")
             self.ids.append(identity.device_id)
-
-    def agent(self, index: int, before: Callable[[], None] = lambda: None) -> Agent:
-        """Device number `index`, from its folder."""
-        from emberfleet.agent.identity import Identity
-
-        identity = Identity.load(self._folder(index))
-        client = ServerClient(identity.server, identity.key, identity.device_id, Backoff(2, 0.01, 0.05))
-        mark = Mark(index, identity.trusted, before)
-        agent = Agent(
-            self._folder(index), mark, lambda data: open_bundle(data, identity.trusted).version, client=client
-        )
-        if not len(agent.samples):
-            agent.samples.add(np.zeros((2, 1, 1, 1), np.uint8), np.zeros(2, np.int64))
-        return agent
 
     @contextmanager
     def at_work(self, indices: Sequence[int] | None = None) -> Iterator[None]:
         """These devices (all), each in a thread of its own; a server that is away is tried again."""
         stop = threading.Event()
         chosen = range(self.count) if indices is None else indices
-        agents = [(index, self.agent(index)) for index in chosen]
+        agents = [(index, agent_of(self.root, index)) for index in chosen]
         faults: list[BaseException] = []
 
         def work(index: int, agent: Agent) -> None:
@@ -144,14 +152,20 @@ class MarkedFleet:
 
     def wait_for_rounds(self, count: int, timeout_s: float) -> list[RoundRow]:
         """Wait until so many rounds are over."""
+        self.wait_until(lambda: len(self.over()) >= count, timeout_s)
+        return self.over()
+
+    def over(self) -> list[RoundRow]:
+        """The rounds that are over."""
+        return [row for row in self.rows() if row.phase in ("done", "failed")]
+
+    def wait_until(self, done: Callable[[], bool], timeout_s: float) -> None:
+        """Wait for something that the server writes down."""
         end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
-            over = [row for row in self.rows() if row.phase in ("done", "failed")]
-            if len(over) >= count:
-                return over
+        while not done():
+            log = self.server.log
+            assert time.monotonic() < end, f"{self.rows()[-3:]}\n{log.read_text('utf-8')[-3000:]}"
             time.sleep(0.03)
-        log = self.server.log.read_text("utf-8")[-3000:]
-        raise AssertionError(f"{self.rows()}: expected {count} rounds over in {timeout_s} s\n{log}")
 
     def contributors(self, version: int) -> dict[int, float]:
         """How often each device is in the step from the model before to this one."""
@@ -175,6 +189,3 @@ class MarkedFleet:
     def _tensor(self, version: int) -> Float32:
         data = (self.root / "server" / "models" / f"{version:06d}.ember").read_bytes()
         return open_bundle(data, (self.key.verify_key,)).tensors[TENSOR]
-
-    def _folder(self, index: int) -> Path:
-        return self.root / f"device{index}"
