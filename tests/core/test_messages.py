@@ -16,6 +16,7 @@ from emberfleet.core.messages import (
     EnrolRequest,
     ErrorReply,
     ModelInfo,
+    ModelReport,
     Reason,
     Receipt,
     UpdateHeader,
@@ -38,6 +39,7 @@ MESSAGES: list[tuple[Any, Callable[[bytes], Any]]] = [
     (WorkReply(MODEL, b"envelope", 2.5), WorkReply.decode),
     (HEADER, UpdateHeader.decode),
     (Receipt(ROUND, 4), Receipt.decode),
+    (ModelReport(0.75, 0.5, 20, kept=True), ModelReport.decode),
     (ErrorReply(Reason.LATE, "too late", "come again"), ErrorReply.decode),
     (ErrorReply(Reason.BUSY, "busy", "", 3.0), ErrorReply.decode),
 ]
