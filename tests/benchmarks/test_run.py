@@ -14,7 +14,8 @@ from benchmarks.measure.memory import WAYS
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBJECTS = (
-    "startup", "memory", "training", "inference", "packages", "averaging", "rounds", "secure", "engine"
+    "startup", "memory", "training", "inference", "packages", "averaging", "rounds", "secure", "load",
+    "engine",
 )  # fmt: skip
 ROW_KEYS = {"work", "threads", "ours_ms", "peer", "peer_ms", "ratio", "ours_rss_mib", "peer_rss_mib"}
 
@@ -78,15 +79,26 @@ def test_sizes_are_those_of_the_small_net(summary: dict[str, Any]) -> None:
 
 
 def test_rounds_are_run_with_all_ten_devices(summary: dict[str, Any]) -> None:
-    protocol = summary["rounds"]["protocol"]
-    assert protocol["rounds"] == 2
-    assert protocol["seconds_per_round"] > 0
+    for mode in ("secure", "sealed"):
+        found = summary["rounds"][mode]
+        assert found["rounds"] == 2
+        assert found["seconds_per_round"] > 0
     assert summary["rounds"]["devices"] == 10
+
+
+def test_sixty_simulated_devices_go_through_a_secure_round(summary: dict[str, Any]) -> None:
+    assert summary["load"]["devices"] == 60
+    assert summary["load"]["requests_per_s"] > 0
+    assert all(row["p50_ms"] <= row["p99_ms"] for row in summary["load"]["rows"])
 
 
 def test_averaging_is_compared_with_reading_the_bytes(summary: dict[str, Any]) -> None:
     names = [row["values"] for row in summary["averaging"]["rows"]]
-    assert names == ["float32", "float32, checked", "int16", "int16, checked", "int8", "int8, checked"]
+    assert names == [
+        f"{values}{how}"
+        for values in ("float32", "int16", "int8")
+        for how in ("", ", two threads", ", checked")
+    ]
     assert all(row["times_reading"] > 0 for row in summary["averaging"]["rows"])
 
 

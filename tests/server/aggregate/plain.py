@@ -63,5 +63,9 @@ def geometric_median(
     at = weighted_mean(vectors, weights)
     for _ in range(steps):
         pulls = [w / max(smoothing, distance(at, v)) for w, v in zip(weights, vectors, strict=True)]
-        at = weighted_mean(vectors, pulls)
+        columns = zip(*vectors, strict=True)
+        at = [
+            math.fsum(w * x for w, x in zip(pulls, column, strict=True)) / math.fsum(pulls)
+            for column in columns
+        ]
     return at

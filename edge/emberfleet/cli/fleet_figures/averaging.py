@@ -23,6 +23,7 @@ SIZE: Final = 1_250_000
 BITS: Final = {"float32": 32, "int16": 16, "int8": 8}
 READ: Final = "read once"
 CHECKED: Final = "checked"
+CORES: Final = "two threads"
 
 
 class Reading:
@@ -42,7 +43,9 @@ class Reading:
 
 
 class Averaging:
-    """What a server does with the updates of a round, on one thread: maps their file, sums, divides."""
+    """What a server does with the updates of a round: maps their file, sums, divides."""
+
+    threads = 1
 
     def __init__(self, bits: int, count: int, size: int) -> None:
         from emberfleet.server.aggregate.stored import UpdateFile
@@ -63,7 +66,7 @@ class Averaging:
 
         updates = self._file.updates(self._weights)
         self._check(updates.values)
-        self._mean = weighted_mean(updates)
+        self._mean = weighted_mean(updates, self.threads)
 
     def facts(self) -> dict[str, Any]:
         """How much was averaged; the mean of equal updates is each of them."""
@@ -73,6 +76,12 @@ class Averaging:
 
     def _check(self, rows: Array) -> None:
         """Nothing: a server has checked each update when it came."""
+
+
+class Sharing(Averaging):
+    """The same by two threads."""
+
+    threads = 2
 
 
 class Checking(Averaging):
@@ -93,7 +102,8 @@ def _work(name: str, count: int, size: int) -> Reading | Averaging:
     bits = BITS[values]
     if how == READ:
         return Reading(count * size * bits // 8)
-    return (Checking if how == CHECKED else Averaging)(bits, count, size)
+    kinds = {CHECKED: Checking, CORES: Sharing}
+    return kinds.get(how, Averaging)(bits, count, size)
 
 
 if __name__ == "__main__":
