@@ -22,7 +22,7 @@ from rich.console import Console
 
 from benchmarks.engine import chart, compare, results, table
 from benchmarks.engine.works import WORKS
-from benchmarks.measure import averaging, inference, memory, packages, rounds, secure, startup, training
+from benchmarks.measure import averaging, inference, load, memory, packages, rounds, secure, startup, training
 from benchmarks.measure.setting import LIBRARIES, Setting
 from benchmarks.measure.tables import show
 from emberfleet.cli.fleet_figures.machine import describe_machine
@@ -37,6 +37,7 @@ SUBJECTS: Mapping[str, Callable[[Setting], dict[str, Any]]] = {
     "averaging": averaging.measure,
     "rounds": rounds.measure,
     "secure": secure.measure,
+    "load": load.measure,
 }
 HERE = Path(__file__).resolve().parent
 WIDTH = 140

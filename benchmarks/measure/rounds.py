@@ -1,8 +1,8 @@
 """Seconds per round on loopback: a server process and ten device processes, joined by HTTP alone.
 
-Once with a retraining that adds one number to every tensor, so that what is timed is the protocol:
-offers, signatures, sealing, upload, averaging, the new bundle signed, stored, downloaded and verified by
-every device. And once with the real retraining on real handwriting.
+Secure and sealed rounds with a retraining that adds one number to every tensor, so that what is timed is the
+protocol: offers, signatures, masks or seals, uploads, the sum or the average, the new bundle signed, stored,
+downloaded and verified by every device. And secure ones with the real retraining on real handwriting.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure.setting import ROOT, Setting
-from emberfleet.cli.fleet_figures.rounds import DEVICES, FleetRun, run_rounds
+from emberfleet.cli.fleet_figures.rounds import DEVICES, SEALED, SECURE, FleetRun, run_rounds
 from emberfleet.core.codec import Scalar
 from emberfleet.runtime.workloads import built_in_model
 from emberfleet.train.data.names import load
@@ -34,9 +34,10 @@ def measure(setting: Setting) -> dict[str, Any]:
     found = {"devices": DEVICES, "net": "small", "bits": 16, "samples_per_device": _median_size(samples)}
     model = built_in_model()
     count = 2 if setting.quick else 8
-    found["protocol"] = run_rounds(setting.folder / "protocol", count, FleetRun(model, samples, {}))
+    for name, mode in (("secure", SECURE), ("sealed", SEALED)):
+        found[name] = run_rounds(setting.folder / name, count, FleetRun(model, samples, mode))
     if not setting.quick:
-        run = FleetRun(model, samples, {"training": TRAINING}, "auto")
+        run = FleetRun(model, samples, {**SECURE, "training": TRAINING}, "auto")
         found["training"] = run_rounds(setting.folder / "training", 4, run)
     return found
 

@@ -21,6 +21,7 @@ from emberfleet.cli.fleet_figures.processes import (
     wait_for_rounds,
 )
 from emberfleet.core.errors import DeviceError
+from emberfleet.core.offers import Mode
 from emberfleet.core.signing import SigningKey
 from emberfleet.runtime.measuring import peak_mib
 from emberfleet.runtime.workloads import noise, untrained_model
@@ -34,6 +35,8 @@ DEVICES: Final = 10
 WIDTH: Final = 1.25
 """Of the small SqueezeNet: 102,930 parameters."""
 SAMPLES: Final = 20
+SECURE: Final[Mapping[str, Any]] = {"mode": Mode.SECURE}
+SEALED: Final[Mapping[str, Any]] = {"mode": Mode.SEALED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +102,17 @@ def processor_s(pid: int) -> float:
 
 
 def measure_round(folder: Path, rounds: int) -> dict[str, Any]:
-    """Rounds of ten devices whose retraining takes no time: what is timed is the protocol.
+    """Secure rounds of ten devices whose retraining takes no time: what is timed is the protocol.
 
-    Offers, signatures, masks or seals, uploads, the sum, the new bundle signed, stored, downloaded and
-    verified by every device.
+    Offers, keys, shares, masks, uploads, confirmations, the sum, the new bundle signed, stored, downloaded
+    and verified by every device.
     """
     folder.mkdir()
     model = untrained_model(small_squeezenet(width=WIDTH))
     samples = folder / "samples.npz"
     images = noise(SAMPLES, model.preprocessing)
     np.savez(samples, images=images, labels=np.arange(SAMPLES) % model.graph.classes)
-    return run_rounds(folder / "fleet", rounds, FleetRun(model, [samples] * DEVICES, {}))
+    return run_rounds(folder / "fleet", rounds, FleetRun(model, [samples] * DEVICES, SECURE))
 
 
 def _facts(rows: Sequence[RoundRow]) -> dict[str, Any]:
