@@ -56,12 +56,17 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The outcome of `Agent.run_once`, with the facts worth showing."""
+    """The outcome of `Agent.run_once`, with the facts worth showing.
+
+    Attributes:
+        retry_after_s: When the server wants to be asked again; 0 for at once.
+    """
 
     outcome: Outcome
     model_version: int
     round_number: int = 0
     text: str = ""
+    retry_after_s: float = 0.0
 
 
 class Agent:
@@ -102,6 +107,7 @@ class Agent:
         self._updates = ModelUpdates(self.models, releases, self._client, self.samples, evaluate, on_model)
         self._rounds = RoundStore(folder)
         self._interrupted = True
+        self._stop = threading.Event()
 
     def close(self) -> None:
         """Close the connections."""
@@ -134,7 +140,7 @@ class Agent:
         if reply.offer is None:
             spoken_of = reply.model.version
             text = f"no signed model {spoken_of}" if spoken_of > self.models.version() else ""
-            return Turn(Outcome.IDLE, self.models.version(), text=text)
+            return Turn(Outcome.IDLE, self.models.version(), text=text, retry_after_s=reply.retry_after_s)
         return self._join(reply.offer)
 
     def run_forever(self, stop: threading.Event, on_turn: Callable[[Turn], None] | None = None) -> None:
@@ -143,6 +149,7 @@ class Agent:
         Raises:
             RefusedError: The server shut this device out, or does not know it.
         """
+        self._stop = stop
         while not stop.is_set():
             try:
                 turn = self.run_once()
@@ -157,7 +164,9 @@ class Agent:
             else:
                 if on_turn is not None:
                     on_turn(turn)
-                if turn.outcome is Outcome.LEFT or (turn.outcome is Outcome.IDLE and turn.text):
+                if turn.retry_after_s:
+                    stop.wait(turn.retry_after_s)
+                elif turn.outcome is Outcome.LEFT or (turn.outcome is Outcome.IDLE and turn.text):
                     stop.wait(PAUSE_S)
 
     def _join(self, envelope: bytes) -> Turn:
@@ -199,14 +208,15 @@ class Agent:
     def _ended(self, offer: RoundOffer, ended: Ended) -> Turn:
         self._interrupted = False
         outcome = Outcome.SENT if ended.sent else Outcome.LEFT
-        return Turn(outcome, offer.terms.model.version, offer.terms.number, ended.text)
+        terms = offer.terms
+        return Turn(outcome, terms.model.version, terms.number, ended.text, ended.retry_after_s)
 
     def _taking_part(self) -> TakingPart:
         from emberfleet.agent.rounds.secure import Party
         from emberfleet.agent.taking_part import TakingPart
 
         party = Party(self.identity.key, self.identity.minimum_cohort)
-        return TakingPart(self._client, self._rounds, party, self._train, self._clock)
+        return TakingPart(self._client, self._rounds, party, self._train, self._clock, stop=self._stop)
 
     def _train(self, offer: RoundOffer) -> Retrained:
         from emberfleet.agent.rounds.checks import Check, CheckError

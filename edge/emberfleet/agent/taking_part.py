@@ -48,10 +48,12 @@ class Ended:
     Attributes:
         sent: Whether the update was taken and, in a secure round, the shares were given.
         text: Why it was left.
+        retry_after_s: When the server wants to be asked for work again; 0 for soon.
     """
 
     sent: bool
     text: str = ""
+    retry_after_s: float = 0.0
 
 
 class StoppedError(EmberError):
@@ -69,6 +71,7 @@ class TakingPart:
         train: Callable[[RoundOffer], Retrained],
         clock: Callable[[], float] = time.monotonic,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        stop: threading.Event | None = None,
     ) -> None:
         """Prepare.
 
@@ -79,14 +82,11 @@ class TakingPart:
             train: Retrains the model at hand for an offer.
             clock: Seconds, for deadlines on this device.
             random_bytes: Where the secrets of a round come from.
+            stop: Once set, a wait ends with `StoppedError`.
         """
         self._client, self._store, self._party, self._train = client, store, party, train
         self._clock, self._random_bytes = clock, random_bytes
-        self._stop = threading.Event()
-
-    def stop(self) -> None:
-        """Let a wait end with `StoppedError`; may be called from another thread."""
-        self._stop.set()
+        self._stop = stop or threading.Event()
 
     def take(self, offer: RoundOffer) -> Ended:
         """Take an offer that has passed `consider_offer`, and go through its round; raises as `go_on`."""
@@ -115,14 +115,15 @@ class TakingPart:
         except RefusedError as error:
             if error.reason in NOT_OF_THE_ROUND:
                 raise
+            if round_.stage is Stage.DISCLOSED and error.reason is Reason.LATE:
+                # Enough others gave their shares: the sum holds this update all the same.
+                self._store.end(round_)
+                return Ended(sent=True)
             return self._leave(round_, error, decline=False)
         except (UnreachableError, StorageError, StoppedError):
             raise
         except EmberError as error:
             return self._leave(round_, error, decline=round_.stage in _MAY_DECLINE)
-        except BaseException as error:
-            self._leave(round_, error, decline=round_.stage in _MAY_DECLINE)
-            raise
         self._store.end(round_)
         return Ended(sent=True)
 
@@ -164,7 +165,13 @@ class TakingPart:
         offer, residual = round_.offer, None
         deadline = self._clock() + offer.deadline_s
         with self._heartbeat(offer):
-            result = self._train(offer)
+            try:
+                result = self._train(offer)
+            except EmberError:
+                raise
+            except BaseException as error:
+                self._leave(round_, error, decline=True)
+                raise
             if self._clock() >= deadline:
                 raise RoundError(f"round {round_.number}: training ended after the deadline")
             if offer.terms.mode is Mode.SEALED:
@@ -200,7 +207,8 @@ class TakingPart:
         if decline:
             with contextlib.suppress(RefusedError, UnreachableError):
                 self._client.decline(round_.round_id)
-        return Ended(sent=False, text=str(error))
+        wanted_s = error.retry_after_s if isinstance(error, RefusedError) else None
+        return Ended(sent=False, text=str(error), retry_after_s=wanted_s or 0.0)
 
     @contextlib.contextmanager
     def _heartbeat(self, offer: RoundOffer) -> Iterator[None]:

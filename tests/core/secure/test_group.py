@@ -22,12 +22,9 @@ TERMS = RoundTerms(ROUND, 1, ModelInfo(1, "c" * 64, 9), PLAN, {}, 0, SecureTerms
 
 
 def graph_of(members: int, terms: RoundTerms = TERMS) -> Graph:
-    adverts = [
-        Advert(
-            hashlib.sha256(str(index).encode()).hexdigest()[:32], *(bytes(32) for _ in range(4)), bytes(64)
-        )
-        for index in range(members)
-    ]
+    ids = [hashlib.sha256(str(index).encode()).hexdigest()[:32] for index in range(members)]
+    key, signature = bytes(32), bytes(64)
+    adverts = [Advert(device_id, key, key, key, key, signature) for device_id in ids]
     return Graph(Roster.of(ROUND, terms.digest, adverts), terms)
 
 

@@ -68,7 +68,7 @@ SHARES = st.dictionaries(
     st.tuples(st.binary(min_size=114, max_size=114), st.binary(min_size=64, max_size=64)),
     max_size=5,
 ).map(lambda found: tuple(SealedShare(peer, *parts) for peer, parts in sorted(found.items())))
-MESSAGES = {
+MESSAGES: dict[str, st.SearchStrategy[Any]] = {
     "shares": st.builds(SharesMessage, DIGESTS, SHARES),
     "mailbox": st.builds(Mailbox, DIGESTS, POSITIONS, SHARES),
     "survivors": st.builds(Survivors, DIGESTS, POSITIONS, POSITIONS),
