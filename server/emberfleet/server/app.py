@@ -9,8 +9,11 @@ from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
 from emberfleet.core.errors import EmberError
+from emberfleet.core.messages import Reason, RefusedError
 from emberfleet.server.api.errors import answer_fault, answer_http_error, answer_refusal
 from emberfleet.server.api.routes import make_routes
 from emberfleet.server.fleet import Fleet, ServerConfig
@@ -43,11 +46,17 @@ def create_app(config: ServerConfig) -> Starlette:
                     await task
             fleet.close()
 
+    async def answer_in_pace(request: Request, error: Exception) -> Response:
+        """A refusal; to a device that was late, with a time to come back."""
+        if isinstance(error, RefusedError) and error.reason is Reason.LATE and error.retry_after_s is None:
+            error.retry_after_s = fleet.coordinator.retry_late_s()
+        return await answer_refusal(request, error)
+
     return Starlette(
         routes=make_routes(fleet),
         lifespan=serve_rounds,
         exception_handlers={
-            EmberError: answer_refusal,
+            EmberError: answer_in_pace,
             HTTPException: answer_http_error,
             Exception: answer_fault,
         },

@@ -32,6 +32,7 @@ from emberfleet.server.rounds.failed import fail_round
 from emberfleet.server.rounds.journal import Journal
 from emberfleet.server.rounds.offering import make_offer, make_terms, offered_in
 from emberfleet.server.rounds.opening import open_round, start_if_ready
+from emberfleet.server.rounds.pacing import Pace, round_seconds
 from emberfleet.server.rounds.plan import RoundPlan
 from emberfleet.server.rounds.presence import Presence
 from emberfleet.server.rounds.rebuilding import row_of
@@ -102,6 +103,7 @@ class Coordinator:
         self._key, self._plan, self._clock = key, plan, clock
         self._rounds, self._evaluator = rounds, evaluator
         self._presence = Presence()
+        self._pace = Pace(plan)
         self._current = published_now(registry)
         self._conclusion = Conclusion(database, folder, registry, publisher, clock)
         self._running: Running | None = None
@@ -164,7 +166,8 @@ class Coordinator:
             changed = self._changed
             reply = self._work_for(device_id, model_version)
             left = deadline - asyncio.get_running_loop().time()
-            if reply.offer is not None or model_version < reply.model.version or left <= 0:
+            told = reply.offer is not None or model_version < reply.model.version or reply.retry_after_s
+            if told or left <= 0:
                 return reply
             await asyncio.wait((changed, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
@@ -251,6 +254,10 @@ class Coordinator:
         await journal.stored()
         return Receipt(round_id, len(journal.round.accepted))
 
+    def retry_late_s(self) -> float | None:
+        """When a device that was late should ask for work again; None for soon."""
+        return self._pace.retry_late_s(self._clock()) or None
+
     def check_free(self, device_id: str) -> None:
         """Raise `RefusedError` (IN_ROUND) while a device takes part in the round at hand."""
         if self._running is None:
@@ -311,6 +318,7 @@ class Coordinator:
     def _open(self, now: float) -> None:
         plan, last = self._plan, self._database.rounds(last=max(1, self._plan.quarantine_rounds))
         number = last[-1].number + 1 if last else 1
+        self._pace.round_s = round_seconds((row.started_at, row.closed_at) for row in last)
         key = SealingKey.generate() if plan.mode is Mode.SEALED else None
         terms = make_terms(secrets.token_hex(16), number, self._current, plan, key)
         self._folder.start_round(terms.round_id, None if key is None else key.private())
@@ -385,7 +393,10 @@ class Coordinator:
                 return WorkReply(self.model, make_offer(running.round, device_id, now).sign(self._key))
         if self._presence.note(device_id, model_version, now):
             self._wake.set()
-        return WorkReply(self._registry.release_for(device_id))
+        away_s = self._pace.retry_after_s(device_id, len(self._presence), now)
+        if away_s:
+            self._presence.forget(device_id)
+        return WorkReply(self._registry.release_for(device_id), retry_after_s=away_s)
 
     def _round_of(self, round_id: str, device_id: str) -> Running:
         running = self._running

@@ -17,6 +17,9 @@ class Presence:
         self._asked[device_id] = (now, model_version)
         return before is None or before[1] != model_version
 
+    def __len__(self) -> int:
+        return len(self._asked)
+
     def forget(self, device_id: str) -> None:
         """A device is busy, or shut out."""
         self._asked.pop(device_id, None)
