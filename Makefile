@@ -14,7 +14,7 @@ export OPENBLAS_NUM_THREADS ?= $(BLAS_THREADS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := check
-.PHONY: check dev format-check lint types imports fix test demo bench bench-peers docs wheel runner test-pi test-targets clean
+.PHONY: check dev format-check lint types imports fix test demo bench bench-peers bench-fleet docs wheel runner test-pi test-targets clean
 
 check: format-check lint types imports test
 
@@ -57,11 +57,22 @@ bench: $(STAMP)
 bench-peers: $(STAMP) $(PEERS)/main/.made-from-requirements $(PEERS)/tf/.made-from-requirements
 	$(BIN)/python benchmarks/run.py --only startup --only memory --only engine --peers $(PEERS)
 
+# What secure rounds cost beside Flower, and a thousand devices at once; the table goes into benchmarks/README.md.
+bench-fleet: $(STAMP) $(PEERS)/flower/.made-from-requirements
+	$(BIN)/python benchmarks/fleet/table.py --flower-python $(PEERS)/flower/bin/python
+
+define make-peer
+@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+@echo "Installing the peers of $< into $(@D): some minutes"
+@$(@D)/bin/python -m pip install --quiet --requirement $<
+@touch $@
+endef
+
 $(PEERS)/%/.made-from-requirements: benchmarks/engine/requirements-%.txt
-	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
-	@echo "Installing the peers of $< into $(@D): some minutes"
-	@$(@D)/bin/python -m pip install --quiet --requirement $<
-	@touch $@
+	$(make-peer)
+
+$(PEERS)/%/.made-from-requirements: benchmarks/fleet/requirements-%.txt
+	$(make-peer)
 
 docs: $(STAMP)
 	$(BIN)/python -m pytest -q tests/docs

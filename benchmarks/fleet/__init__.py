@@ -1,0 +1,1 @@
+"""The fleet's figures in the README, beside Flower's."""
