@@ -18,11 +18,12 @@ import httpx
 import pytest
 
 from emberfleet.agent.agent import Agent, Outcome
-from emberfleet.agent.client import Backoff, ServerClient, enrol_device
+from emberfleet.agent.client import Backoff, ServerClient, UnreachableError, enrol_device
 from emberfleet.agent.identity import Identity, accept_reply
 from emberfleet.agent.releases import FrozenError, RollbackError
 from emberfleet.core.errors import EmberError, EnrolmentError, FormatError, SignatureError
 from emberfleet.core.messages import EnrolReply
+from emberfleet.core.offers import Mode
 from emberfleet.core.releases import MAX_METADATA_BYTES, Release
 from emberfleet.core.signing import SigningKey
 from emberfleet.core.tokens import Token
@@ -34,7 +35,7 @@ from emberfleet.server.releasing import open_registry
 from emberfleet.server.rounds.plan import RoundPlan
 from tests.fleet import RunningServer, Target, make_bundle, open_bundle, serve, small_model
 
-PLAN = RoundPlan(minimum=2, cohort=2)
+PLAN = RoundPlan(mode=Mode.SEALED, minimum=2, cohort=2)
 DAY_S = 24 * 3600
 
 
@@ -65,6 +66,14 @@ class Attacker(httpx.BaseTransport):
             while True:
                 self.sent += 1 << 14
                 yield b" " * (1 << 14)
+
+        return httpx.Response(200, content=stream())
+
+    def dripping(self, _response: httpx.Response) -> httpx.Response:
+        def stream() -> Iterator[bytes]:
+            for _ in range(1000):
+                time.sleep(0.02)
+                yield b" "
 
         return httpx.Response(200, content=stream())
 
@@ -215,6 +224,15 @@ def test_endless_metadata_is_cut_off(scene: Scene, name: str) -> None:
     scene.attacker.answers[f"/v1/tuf/{name}"] = scene.attacker.endless
     scene.refused(FormatError, "larger than")
     assert 0 < scene.attacker.sent <= MAX_METADATA_BYTES + (1 << 15)
+
+
+def test_metadata_that_drips_is_given_up(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emberfleet.agent.client.REPLY_TIMEOUT_S", 0.2)
+    scene.publish(2)
+    scene.attacker.answers["/v1/tuf/timestamp.json"] = scene.attacker.dripping
+    begin = time.monotonic()
+    scene.refused(UnreachableError, "did not answer")
+    assert time.monotonic() - begin < 10
 
 
 def test_an_endless_bundle_is_cut_off(scene: Scene) -> None:

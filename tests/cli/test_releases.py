@@ -17,6 +17,7 @@ from emberfleet.converters.bundle import build_bundle
 from emberfleet.core.bundle import Bundle
 from emberfleet.core.messages import Reason, RefusedError
 from emberfleet.core.signing import SigningKey
+from emberfleet.runtime.retraining import with_tensors
 from emberfleet.runtime.runtime import Runtime
 from emberfleet.server.fleet import init_server
 from emberfleet.server.releasing import open_registry
@@ -43,8 +44,9 @@ def office(tmp_path: Path) -> Office:
     key = SigningKey.generate()
     made = Office(tmp_path / "server", key)
     init_server(made.folder, build_bundle(trained(), 1, key, name="stripes"), bundle_key=key)
-    worse = trained()
-    worse.tensors[next(name for name in worse.tensors if name.endswith("weight"))][:] *= 0.5
+    tensors = trained().tensors
+    name = next(name for name in tensors if name.endswith("weight"))
+    worse = with_tensors(trained(), {**tensors, name: np.float32(0.5) * tensors[name]})
     with open_registry(made.folder) as registry:
         registry.import_first(build_bundle(worse, 2, key, name="stripes"), 1e9)
     return made

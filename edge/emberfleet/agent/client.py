@@ -45,6 +45,8 @@ from emberfleet.core.tokens import Token
 log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 60.0
+REPLY_TIMEOUT_S: Final = 120.0
+"""For the body of an answer, other than a bundle: whoever drips it cannot hold a device for long."""
 MAX_REPLY_BYTES: Final = 4 << 20
 EARLIEST_S: Final = 1_767_225_600.0
 LATEST_S: Final = 4_102_444_800.0
@@ -355,10 +357,13 @@ def _server_time(response: httpx.Response) -> float | None:
 def _read(response: httpx.Response, limit: int) -> bytes:
     pieces: list[bytes] = []
     size = 0
+    begin = time.monotonic()
     for piece in response.iter_bytes():
         size += len(piece)
         if size > limit:
             raise FormatError(f"the server's answer is larger than {limit} bytes")
+        if time.monotonic() - begin > REPLY_TIMEOUT_S:
+            raise httpx.ReadTimeout(f"the server's answer takes longer than {REPLY_TIMEOUT_S:.0f} s")
         pieces.append(piece)
     return b"".join(pieces)
 

@@ -51,6 +51,7 @@ def init(
     trusted = tuple(VerifyKey.from_text(text) for text in trust or [])
     info = init_server(folder, read_limited(bundle, MAX_BUNDLE_BYTES), trusted, plan, key)
     console().print(f"{folder} serves model {info.version} ({info.size_bytes} bytes).")
+    console().print(f"Keep {folder}/root.key somewhere else: the server runs without it.")
     console().print(f"Next: emberfleet server token {folder}; emberfleet server run {folder}")
 
 

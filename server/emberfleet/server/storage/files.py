@@ -6,6 +6,7 @@
     server.key             signs offers, mode 600       rounds/ID/DEVICE.update   accepted uploads, as sent
     bundle.key             signs bundles, mode 600      rounds/ID/round.key       opens them, mode 600
     fleet.db               the database                 optimizer/000002.safetensors   its state
+    root.key ...           TUF keys, mode 600           tuf/   the TUF repository: registry/repository.py
 """
 
 from __future__ import annotations
