@@ -21,6 +21,7 @@ MAX_HEAD_BYTES: Final = 1 << 16
 MAX_BODY_BYTES: Final = 64 << 20
 OVERLOADED: Final = 503
 TRIES: Final = 20
+PAUSE_S: Final = 0.2
 
 
 @dataclass(slots=True)
@@ -30,13 +31,15 @@ class Tally:
     Attributes:
         seconds: By the kind of request; answers that a server holds back on purpose are not among them.
         held: Requests whose answers it may hold back.
-        retried: Requests that were made again since the server was busy.
+        busy: Requests that were made again since the server said that it was busy.
+        reconnected: Requests that were made again over a new connection; the server closes idle ones.
         late: Devices whose disclosure was no longer needed.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     held: int = 0
-    retried: int = 0
+    busy: int = 0
+    reconnected: int = 0
     late: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -72,11 +75,12 @@ class Connection:
                 self.close()
                 if attempt == TRIES - 1:
                     raise
-                status, found = OVERLOADED, b""
+                self._tally.reconnected += 1
+                continue
             if status != OVERLOADED:
                 break
-            self._tally.retried += 1
-            await asyncio.sleep(0.2 * (attempt + 1))
+            self._tally.busy += 1
+            await asyncio.sleep(PAUSE_S * (attempt + 1))
         if kind:
             self._tally.seconds.setdefault(kind, []).append(time.perf_counter() - begin)
         else:

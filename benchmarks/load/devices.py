@@ -11,16 +11,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from benchmarks.load.connection import Connection, Tally
 from emberfleet.agent.rounds import secure
 from emberfleet.agent.rounds.considering import Standing, consider_offer
-from emberfleet.agent.rounds.state import Secrets
+from emberfleet.agent.rounds.state import DeviceRound, Secrets
 from emberfleet.cli.fleet_figures.children import answer_once
 from emberfleet.core.digest import sha256_hex
 from emberfleet.core.errors import DeviceError
@@ -31,7 +32,10 @@ from emberfleet.core.secure.messages import Mailbox, Roster
 from emberfleet.core.signing import SigningKey
 from emberfleet.core.tokens import Token
 
+Result = TypeVar("Result")
 FLOOR: Final = 3
+SWITCH_S: Final = 1e-3
+"""How long the thread that computes may keep the one that talks waiting."""
 WAIT_S: Final = 20
 CHANGE: Final = 0.01
 """Of every value, on every device: so is what the model must have changed by."""
@@ -56,12 +60,15 @@ class Crowd:
 class SimulatedDevice:
     """One device: enrols, takes part in one round, and is done."""
 
-    def __init__(self, crowd: Crowd, token: str, vanishes: bool, tally: Tally) -> None:
+    def __init__(
+        self, crowd: Crowd, token: str, vanishes: bool, tally: Tally, computing: ThreadPoolExecutor
+    ) -> None:
         self._key = SigningKey.generate()
         self._id = device_id_of(self._key.verify_key.raw)
         self._token, self._vanishes, self._tally = token, vanishes, tally
         self._connection = Connection(crowd.host, crowd.port, self._key, self._id, tally)
         self._party = secure.Party(self._key, FLOOR)
+        self._computing = computing
         self._server_key = b""
 
     async def enrol(self) -> None:
@@ -78,19 +85,17 @@ class SimulatedDevice:
         path = f"/v1/rounds/{offer.terms.round_id}"
         round_ = secure.join_round(offer, Secrets.draw(os.urandom))
         await self._send(path, "keys", secure.advert_of(round_, self._party).encode())
-        roster = Roster.decode(await self._connection.wait_for(f"{path}/roster"))
-        round_ = secure.take_roster(round_, roster, self._party)
+        roster = await self._connection.wait_for(f"{path}/roster")
+        round_ = await self._aside(_take_roster, round_, roster, self._party)
+        members = len(round_.graph.roster.members)
         await self._send(path, "shares", round_.shares)
-        members = len(roster.members)
-        mailbox = Mailbox.decode(await self._connection.wait_for(f"{path}/shares"), members)
-        round_, left_out = secure.take_mailbox(round_, mailbox, self._party)
-        if left_out:
-            raise DeviceError(f"{len(left_out)} neighbours' shares were not good: {left_out[0]}")
+        mailbox = await self._connection.wait_for(f"{path}/shares")
+        round_ = await self._aside(_take_mailbox, round_, mailbox, self._party)
         if self._vanishes:
             await self._send(path, "decline", b"")
             return
         change = np.full(offer.terms.update.size, CHANGE, np.float32)
-        body = secure.mask_change(round_, change, 1)
+        body = await self._aside(secure.mask_change, round_, change, 1)
         round_ = secure.keep_masked(round_, body)
         target = f"{path}/update?offset=0&size={len(body)}&digest={sha256_hex(body)}"
         await self._connection.ask("PUT", target, body, "update")
@@ -99,7 +104,7 @@ class SimulatedDevice:
         await self._send(path, "confirmation", secure.confirmation_of(round_, self._party).encode())
         try:
             confirmed = await self._connection.wait_for(f"{path}/confirmations")
-            round_ = secure.take_confirmations(round_, Confirmations.decode(confirmed, members))
+            round_ = await self._aside(_take_confirmations, round_, confirmed)
             await self._send(path, "disclosure", round_.disclosure)
         except RefusedError as error:
             # The server goes on as soon as every secret has as many shares as it takes.
@@ -117,6 +122,10 @@ class SimulatedDevice:
             if reply.offer is not None:
                 return RoundOffer.open(reply.offer, self._server_key)
 
+    async def _aside(self, work: Callable[..., Result], *arguments: object) -> Result:
+        """Compute in another thread, so that answers are timed when they come."""
+        return await asyncio.get_running_loop().run_in_executor(self._computing, work, *arguments)
+
     async def _send(self, path: str, name: str, body: bytes) -> None:
         await self._connection.ask("POST", f"{path}/{name}", body, name)
 
@@ -124,8 +133,10 @@ class SimulatedDevice:
 async def go_through(crowd: Crowd) -> dict[str, Any]:
     """All devices of this process, at the same time."""
     tally = Tally()
+    sys.setswitchinterval(SWITCH_S)
+    computing = ThreadPoolExecutor(1)
     devices = [
-        SimulatedDevice(crowd, token, index < crowd.vanishing, tally)
+        SimulatedDevice(crowd, token, index < crowd.vanishing, tally, computing)
         for index, token in enumerate(crowd.tokens)
     ]
     try:
@@ -139,7 +150,24 @@ async def go_through(crowd: Crowd) -> dict[str, Any]:
     finally:
         for device in devices:
             device.close()
+        computing.shutdown(cancel_futures=True)
     return {**tally.to_json(), "begin": begin, "end": time.time(), "processor_s": time.process_time()}
+
+
+def _take_roster(round_: DeviceRound, data: bytes, party: secure.Party) -> DeviceRound:
+    return secure.take_roster(round_, Roster.decode(data), party)
+
+
+def _take_mailbox(round_: DeviceRound, data: bytes, party: secure.Party) -> DeviceRound:
+    mailbox = Mailbox.decode(data, len(round_.graph.roster.members))
+    after, left_out = secure.take_mailbox(round_, mailbox, party)
+    if left_out:
+        raise DeviceError(f"{len(left_out)} neighbours' shares were not good: {left_out[0]}")
+    return after
+
+
+def _take_confirmations(round_: DeviceRound, data: bytes) -> DeviceRound:
+    return secure.take_confirmations(round_, Confirmations.decode(data, len(round_.graph.roster.members)))
 
 
 def describe(crowd: Crowd) -> str:

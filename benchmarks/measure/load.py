@@ -126,7 +126,8 @@ def _requests(told: list[dict[str, Any]]) -> dict[str, Any]:
         "wall_s": round(seconds, 2),
         "requests": counted,
         "requests_per_s": round(counted / seconds, 1),
-        "retried": sum(found["retried"] for found in told),
+        "busy": sum(found["busy"] for found in told),
+        "reconnected": sum(found["reconnected"] for found in told),
         "not_needed": sum(found["late"] for found in told),
     }
 
