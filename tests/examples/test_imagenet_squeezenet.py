@@ -109,7 +109,7 @@ def test_8_bits_lose_at_most_one_photo_and_the_compact_file_hardly_more(
             squeezenet,
             *words,
             "--target-bytes",
-            "730500",
+            "736500",
             "--out",
             tmp_path,
             "--json",
