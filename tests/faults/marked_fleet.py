@@ -68,12 +68,13 @@ def folder_of(root: Path, index: int) -> Path:
     return root / f"device{index}"
 
 
-def agent_of(root: Path, index: int) -> Agent:
+def agent_of(root: Path, index: int, transport: httpx.BaseTransport | None = None) -> Agent:
     """Device number `index` of the fleet in `root`, from its folder."""
     folder = folder_of(root, index)
     identity = Identity.load(folder)
-    client = ServerClient.of(identity)
-    client.backoff = Backoff(2, 0.01, 0.05)
+    client = ServerClient(
+        identity.server, identity.key, identity.device_id, backoff=Backoff(2, 0.01, 0.05), transport=transport
+    )
     check = partial(_version_of, trusted=identity.trusted)
     agent = Agent(folder, Mark(index, identity.trusted), check, client=client)
     if not len(agent.samples):
