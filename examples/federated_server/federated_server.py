@@ -65,7 +65,7 @@ def main() -> None:
 
     step("Make the server. A round wants three updates; each device retrains the whole network")
     shell.run("server", "init", "server", "--bundle", "first.ember", "--trust", signed_by,
-              "--set", "cohort=3", "--set", "minimum=2", "--set", "scope=full", "--set", "lease_s=60",
+              "--set", "cohort=3", "--set", "minimum=3", "--set", "scope=full", "--set", "lease_s=60",
               "--set", "training.epochs=3", "--set", "training.rate=0.01")  # fmt: skip
     tokens = shell.json("server", "token", "server", "--count", "3")["tokens"]
 

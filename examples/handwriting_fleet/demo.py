@@ -62,7 +62,7 @@ class Scale:
 
 FULL = Scale(rounds=30, cohort=20, writers=60, base_epochs=20, central_epochs=9, quantize_epochs=3)
 SMALL = Scale(
-    rounds=3, cohort=4, writers=6, base_epochs=2, central_epochs=1, quantize_epochs=1, test_images=600
+    rounds=3, cohort=6, writers=8, base_epochs=2, central_epochs=1, quantize_epochs=1, test_images=600
 )
 
 ROUND_PLAN: dict[str, Any] = {
@@ -72,7 +72,7 @@ ROUND_PLAN: dict[str, Any] = {
     "rate_decay": 0.9,
     "warmup_rounds": 4,
     "lease_s": 6.0,
-    "pool_wait_s": 5.0,
+    "pool_wait_s": 20.0,
     "deadline_s": 120.0,
     "training.scope": "full",
     "training.epochs": 5,
@@ -220,7 +220,7 @@ class Demo:
         place = self.out / "server"
         count = len(self.owners)
         plan = {
-            **ROUND_PLAN, "cohort": self.scale.cohort, "minimum": self.scale.cohort // 2,
+            **ROUND_PLAN, "cohort": self.scale.cohort, "minimum": max(3, self.scale.cohort // 2),
             "pool": count - DEATHS, "seed": self.seed,
         }  # fmt: skip
         make_server(place, first, self.key.verify_key.text, plan)

@@ -17,6 +17,7 @@ import uvicorn
 
 from emberfleet.agent.client import Backoff, ServerClient, UnreachableError, enrol_device
 from emberfleet.agent.identity import Identity
+from emberfleet.core.offers import Mode
 from emberfleet.core.signing import SigningKey
 from emberfleet.core.tokens import PinError, Token
 from emberfleet.server.app import create_app
@@ -41,7 +42,7 @@ def https(folder: Path, certificate: Path) -> Iterator[str]:
     def opener(data: bytes) -> OpenedModel:
         return open_bundle(data, (key.verify_key,))
 
-    plan = RoundPlan(cohort=2, minimum=2)
+    plan = RoundPlan(mode=Mode.SEALED, cohort=2, minimum=2)
     init_server(folder, make_bundle(small_model(), 1, key), plan=plan, bundle_key=key, opener=opener)
     application = create_app(ServerConfig(folder, lambda *_: b"", opener=opener))
     config = make_config(application, "127.0.0.1", 0, certificate)

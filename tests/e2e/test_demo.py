@@ -52,7 +52,7 @@ def test_two_devices_die_in_round_three_and_the_round_completes(summary: dict[st
     rounds = summary["rounds"]
     assert [row["round"] for row in rounds] == [1, 2, 3]
     assert [row["dropped"] for row in rounds] == [0, 0, 2]
-    assert [row["accepted"] for row in rounds] == [4, 4, 2]
+    assert [row["accepted"] for row in rounds] == [6, 6, 4]
     assert all(
         set(row) == {"round", "cohort", "accepted", "dropped", "accuracy", "seconds"} for row in rounds
     )
@@ -60,14 +60,14 @@ def test_two_devices_die_in_round_three_and_the_round_completes(summary: dict[st
 
 def test_every_device_runs_the_model_it_enrolled_for(made: Path) -> None:
     runs = [json.loads(path.read_text("utf-8")) for path in (made / "devices").glob("*/first-run.json")]
-    assert len(runs) == 6
+    assert len(runs) == 8
     assert all(run["model"] >= 1 and 0 < run["accuracy"] <= 1 for run in runs)
 
 
 def test_every_device_has_a_key_of_its_own_that_only_it_can_read(made: Path) -> None:
     keys = sorted((made / "devices").glob("*/device.key"))
-    assert len(keys) == 6
-    assert len({key.read_bytes() for key in keys}) == 6
+    assert len(keys) == 8
+    assert len({key.read_bytes() for key in keys}) == 8
     assert all(key.stat().st_mode & 0o777 == 0o600 for key in keys)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from emberfleet.agent.agent import Agent
 from emberfleet.agent.client import ServerClient
+from emberfleet.core.offers import Mode
 from emberfleet.server.rounds.plan import RoundPlan
 from tests.fleet import Target, at_work, serve
 
@@ -26,7 +27,7 @@ class Dying(ServerClient):
 
 def test_a_round_makes_the_weighted_mean_of_what_the_devices_learnt(tmp_path: Path) -> None:
     targets = {1: 0.10, 2: -0.05, 5: 0.20}
-    with serve(tmp_path / "server", RoundPlan(cohort=3, minimum=3)) as server:
+    with serve(tmp_path / "server", RoundPlan(mode=Mode.SEALED, cohort=3, minimum=3)) as server:
         agents = [
             server.device(tmp_path / f"device{count}", Target(value, count))
             for count, value in targets.items()
@@ -42,7 +43,7 @@ def test_a_round_makes_the_weighted_mean_of_what_the_devices_learnt(tmp_path: Pa
 
 
 def test_rounds_follow_each_other_and_devices_fetch_every_new_model(tmp_path: Path) -> None:
-    plan = RoundPlan(cohort=3, minimum=3, training={"rate": 1.0}, rate_decay=0.5)
+    plan = RoundPlan(mode=Mode.SEALED, cohort=3, minimum=3, training={"rate": 1.0}, rate_decay=0.5)
     with serve(tmp_path / "server", plan, rounds=4, evaluator=lambda _: {"accuracy": 0.5}) as server:
         targets = [Target(0.1) for _ in range(3)]
         agents = [server.device(tmp_path / f"device{n}", target) for n, target in enumerate(targets)]
@@ -62,7 +63,7 @@ def test_a_device_killed_while_it_trains_is_left_out_and_the_round_completes(tmp
         release.wait(20)
         raise SystemExit
 
-    plan = RoundPlan(cohort=3, minimum=2, lease_s=0.6, deadline_s=60)
+    plan = RoundPlan(mode=Mode.SEALED, cohort=3, minimum=2, lease_s=0.6, deadline_s=60)
     with serve(tmp_path / "server", plan) as server:
         alive = [server.device(tmp_path / f"device{n}", Target(0.1)) for n in range(2)]
         dying = server.device(tmp_path / "dying", Target(0.9, before=die), client_type=Dying)
@@ -80,7 +81,7 @@ def test_a_device_killed_while_it_trains_is_left_out_and_the_round_completes(tmp
 
 
 def test_a_slow_device_that_says_it_is_alive_is_waited_for(tmp_path: Path) -> None:
-    plan = RoundPlan(cohort=2, minimum=1, lease_s=0.4, deadline_s=60)
+    plan = RoundPlan(mode=Mode.SEALED, cohort=2, minimum=1, lease_s=0.4, deadline_s=60)
     pause = threading.Event()
 
     def wait() -> None:
@@ -95,7 +96,7 @@ def test_a_slow_device_that_says_it_is_alive_is_waited_for(tmp_path: Path) -> No
 
 
 def test_too_few_updates_fail_the_round_and_the_model_stays(tmp_path: Path) -> None:
-    plan = RoundPlan(cohort=2, minimum=2, deadline_s=0.5)
+    plan = RoundPlan(mode=Mode.SEALED, cohort=2, minimum=2, deadline_s=0.5)
     with serve(tmp_path / "server", plan) as server:
         agents = [
             server.device(tmp_path / "good", Target(0.1)),

@@ -93,7 +93,14 @@ def folder(tmp_path: Path) -> Path:
     key = SigningKey.generate()
     bundle = tmp_path / "model.ember"
     build_bundle(trained(), 1, key, bundle, name="stripes")
-    settings = ("cohort=3", "minimum=2", "lease_s=2", "training.epochs=2", "training.rate=0.02")
+    settings = (
+        "mode=sealed",
+        "cohort=3",
+        "minimum=2",
+        "lease_s=2",
+        "training.epochs=2",
+        "training.rate=0.02",
+    )
     options = [word for text in settings for word in ("--set", text)]
     ember("server", "init", tmp_path / "server", "--bundle", bundle, "--trust", key.verify_key.text, *options)
     return tmp_path / "server"

@@ -28,7 +28,14 @@ KEY = "/usr/share/emberfleet/trusted.key"
 HOME = "/usr/lib/emberfleet"
 STATE = "/var/lib/emberfleet"
 DEVICE = f"{STATE}/device"
-ROUND = ("cohort=1", "minimum=1", "training.epochs=2", "training.batch=10", "training.rate=0.02")
+ROUND = (
+    "mode=sealed",
+    "cohort=1",
+    "minimum=1",
+    "training.epochs=2",
+    "training.batch=10",
+    "training.rate=0.02",
+)
 MOST_TURNS = 6
 STEP_TOLERANCE = {"litert": 1.001, "opencl": 0.0, "numpy": 0.0}
 """Most int8 steps from the numpy of this machine: XNNPACK rounds otherwise, the rest may not differ."""

@@ -27,7 +27,7 @@ from emberfleet.core.messages import (
     WorkReply,
     device_id_of,
 )
-from emberfleet.core.offers import RoundOffer
+from emberfleet.core.offers import Mode, RoundOffer
 from emberfleet.core.requests import CLOCK_WINDOW_S, sign_request
 from emberfleet.core.sealing import SealingKey, seal
 from emberfleet.core.signing import SigningKey
@@ -38,7 +38,16 @@ from emberfleet.server.rounds.plan import RoundPlan
 from emberfleet.server.storage.database import Database
 from tests.fleet import RunningServer, Target, serve, small_model
 
-PLAN = RoundPlan(cohort=1, minimum=1, bits=32, deadline_s=300, lease_s=0, norm_bound=0.2, weight_bound=1000)
+PLAN = RoundPlan(
+    mode=Mode.SEALED,
+    cohort=1,
+    minimum=1,
+    bits=32,
+    deadline_s=300,
+    lease_s=0,
+    norm_bound=0.2,
+    weight_bound=1000,
+)
 
 
 @dataclass

@@ -21,7 +21,7 @@ from emberfleet.core.messages import (
     Upload,
     WorkReply,
 )
-from emberfleet.core.offers import RoundOffer
+from emberfleet.core.offers import Mode, RoundOffer
 from emberfleet.core.sealing import seal
 from emberfleet.core.signing import SigningKey
 from emberfleet.server.fleet import Fleet, ServerConfig, init_server
@@ -30,7 +30,7 @@ from emberfleet.server.rounds.coordinator import Coordinator
 from emberfleet.server.rounds.plan import RoundPlan
 from tests.fleet import make_bundle, open_bundle, small_model
 
-PLAN = RoundPlan(cohort=2, minimum=2, lease_s=0)
+PLAN = RoundPlan(mode=Mode.SEALED, cohort=2, minimum=2, lease_s=0)
 DEVICES = ("a" * 32, "b" * 32)
 Scenario = Callable[[Coordinator], Awaitable[None]]
 

@@ -55,11 +55,27 @@ def test_an_unknown_setting_is_refused() -> None:
         ("weight_bound", 0),
         ("weight_bound", 1_000_001),
         ("tensors", ()),
+        ("keys_s", 0.0),
+        ("unmask_s", 0.0),
+        ("heaviest", 0),
+        ("coordinates", 0.0),
+        ("quarantine_rounds", -1),
+        ("minimum", 2),
+        ("bits", 32),
+        ("norm_bound", 1.0),
+        ("rule", "krum"),
     ],
 )
 def test_a_setting_that_cannot_be_honoured_names_itself(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=name):
         RoundPlan(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_secure_round_needs_a_graph_for_its_fewest_devices() -> None:
+    with pytest.raises(ConfigError, match="may be corrupt"):
+        RoundPlan(minimum=3, corrupt_share=0.4, dropout_share=0.4)
+    assert RoundPlan(minimum=3).mode is Mode.SECURE
+    assert RoundPlan(mode=Mode.SEALED, minimum=1, bits=32, corrupt_share=0.4).minimum == 1
 
 
 def test_patterns_choose_the_tensors_of_an_update() -> None:
@@ -101,6 +117,7 @@ def test_over_selection_rounds_up() -> None:
 
 def test_rule_and_optimizer_survive_json() -> None:
     plan = RoundPlan(
+        mode=Mode.SEALED,
         minimum=9,
         rule="krum",
         byzantine_share=0.3,

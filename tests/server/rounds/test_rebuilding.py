@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from emberfleet.core.digest import sha256_hex
 from emberfleet.core.errors import StorageError
 from emberfleet.core.messages import RefusedError
+from emberfleet.core.offers import Mode
 from emberfleet.server.rounds.disclosing import wait_for_more
 from emberfleet.server.rounds.opening import open_round, start
 from emberfleet.server.rounds.plan import RoundPlan
@@ -103,13 +104,13 @@ def test_what_was_being_published_is_applied_anew() -> None:
 
 
 def test_an_open_round_is_the_same() -> None:
-    plan = RoundPlan(cohort=3)
+    plan = RoundPlan(mode=Mode.SEALED, cohort=3)
     opened = open_round(terms_of(plan), plan, 5.0)
     assert rebuild(row_of(opened), [], 9.0) == opened
 
 
 def test_a_sealed_round_is_the_same() -> None:
-    plan = RoundPlan(cohort=3, minimum=2)
+    plan = RoundPlan(mode=Mode.SEALED, cohort=3, minimum=2)
     cohort = device_ids(3)
     round_: Round = start(open_round(terms_of(plan), plan, 0.0), cohort, 1.0)
     messages: list[StoredMessage] = []

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from emberfleet.core.errors import RoundError
 from emberfleet.core.messages import Reason, RefusedError
+from emberfleet.core.offers import Mode
 from emberfleet.server.rounds.cohort import draw_cohort
 from emberfleet.server.rounds.collecting import accept_update, advance, check_upload, drop_device, hear_device
 from emberfleet.server.rounds.failed import fail_round
@@ -20,7 +21,9 @@ from emberfleet.server.rounds.state import Phase, Round, enter
 from tests.server.rounds.devices import device_ids, sealed_header, terms_of
 
 DEVICES = device_ids(6)
-PLAN = RoundPlan(cohort=4, over_selection=0.5, minimum=2, pool_wait_s=30, deadline_s=100, lease_s=10)
+PLAN = RoundPlan(
+    mode=Mode.SEALED, cohort=4, over_selection=0.5, minimum=2, pool_wait_s=30, deadline_s=100, lease_s=10
+)
 
 
 def opened(plan: RoundPlan = PLAN) -> Round:

@@ -68,10 +68,10 @@ class RoundPlan:
         seed: Of the draw and of the devices' training.
     """
 
-    mode: Mode = Mode.SEALED
+    mode: Mode = Mode.SECURE
     cohort: int = 20
     over_selection: float = 0.0
-    minimum: int = 2
+    minimum: int = 3
     pool: int = 0
     pool_wait_s: float = 30.0
     deadline_s: float = 600.0
