@@ -34,6 +34,5 @@ def clipped_mean(updates: StoredUpdates, plan: UpdatePlan, bound: float, threads
     norms = np.sqrt(squared_norms(updates, plan))
     limit = bound or float(np.median(norms))
     factors = np.divide(limit, norms, out=np.ones_like(norms), where=norms > limit)
-    total = weighted_sum(updates, factors * np.array(updates.weights, np.float64), threads)
-    total /= float(sum(updates.weights))
-    return total
+    weights = np.array(updates.weights, np.float64)
+    return weighted_sum(updates, factors * weights, threads, float(sum(updates.weights)))

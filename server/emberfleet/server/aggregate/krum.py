@@ -38,8 +38,7 @@ def krum(
     best = krum_order(squared_distances(inner_products(updates, plan)), byzantine)[:chosen]
     weights = np.zeros(len(updates.devices))
     weights[best] = 1.0
-    total = weighted_sum(updates, weights, threads)
-    total /= chosen
+    total = weighted_sum(updates, weights, threads, chosen)
     return total, tuple(name for name, weight in zip(updates.devices, weights, strict=True) if not weight)
 
 

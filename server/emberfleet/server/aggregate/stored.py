@@ -25,7 +25,7 @@ from emberfleet.core.errors import RoundError, ShapeError, StorageError
 from emberfleet.core.files import PRIVATE_MODE, storage_errors
 from emberfleet.core.updates import UpdatePlan
 
-MAPPED_BYTES: Final = 128 << 20
+MAPPED_BYTES: Final = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
