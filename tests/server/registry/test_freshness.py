@@ -6,6 +6,8 @@ import json
 import time
 from pathlib import Path
 
+import pytest
+
 from emberfleet.agent.agent import Agent
 from emberfleet.agent.client import Backoff, ServerClient, enrol_device
 from emberfleet.core.signing import SigningKey
@@ -14,7 +16,9 @@ from emberfleet.server.registry.policy import ReleasePolicy
 from tests.fleet import Target, listening, make_bundle, open_bundle, small_model
 
 
-def test_the_timestamp_of_a_running_server_never_runs_out(tmp_path: Path) -> None:
+def test_the_timestamp_of_a_running_server_never_runs_out_and_its_root_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder, key = tmp_path / "server", SigningKey.generate()
     trusted = (key.verify_key,)
     init_server(
@@ -22,7 +26,7 @@ def test_the_timestamp_of_a_running_server_never_runs_out(tmp_path: Path) -> Non
         make_bundle(small_model(), 1, key),
         bundle_key=key,
         opener=lambda data: open_bundle(data, trusted),
-        releases=ReleasePolicy(timestamp_s=2),
+        releases=ReleasePolicy(timestamp_s=2, root_s=90 * 24 * 3600),
     )
     config = ServerConfig(
         folder,
@@ -30,6 +34,7 @@ def test_the_timestamp_of_a_running_server_never_runs_out(tmp_path: Path) -> Non
         opener=lambda data: open_bundle(data, trusted),
     )
     with listening(config) as address:
+        assert "the TUF root is good until" in caplog.text
         identity = enrol_device(address, make_tokens(folder)[0], tmp_path / "device", "kitchen")
         client = ServerClient(identity.server, identity.key, identity.device_id, Backoff(2, 0.01, 0.02))
         agent = Agent(

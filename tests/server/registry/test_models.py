@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,6 +198,45 @@ def test_a_server_killed_before_it_listed_a_model_lists_it_when_it_starts(shop: 
     fleet.close()
     assert shop.listed() == {2: 100}
     assert not shop.registry.bring_in_line(NOW)
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_a_rollback_killed_at_any_step_has_happened_or_not(
+    shop: Shop, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.publish(2)
+    left = steps
+
+    def die_after(owner: object, name: str) -> None:
+        real = getattr(owner, name)
+
+        def step(*arguments: Any, **named: Any) -> Any:
+            nonlocal left
+            if not left:
+                raise KeyboardInterrupt
+            left -= 1
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, step)
+
+    with monkeypatch.context():
+        die_after(ServerFolder, "write_bundle")
+        die_after(Database, "set_rollout")
+        die_after(Database, "add_model")
+        die_after(shop.registry.repository, "_write")
+        with pytest.raises(KeyboardInterrupt):
+            shop.registry.roll_back(1, shop.publisher, NOW)
+    monkeypatch.undo()
+    assert shop.listed() == {2: 100}
+    with open_registry(shop.folder, shop.opener) as registry:
+        registry.bring_in_line(NOW)
+        happened = steps >= 3
+        assert shop.listed() == ({3: 100} if happened else {2: 100})
+        assert registry.latest().version == 2 + happened
+        data, _ = registry.load(registry.latest())
+        assert describe_bundle(2 + happened, data) == registry.latest()
+        assert registry.roll_back(1, shop.publisher, NOW).version == 3 + happened
+    assert shop.listed() == {3 + happened: 100}
 
 
 def test_a_model_without_a_rollout_of_its_own_has_that_of_the_settings(shop: Shop) -> None:

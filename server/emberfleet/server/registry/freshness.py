@@ -13,6 +13,7 @@ from emberfleet.server.registry.models import ModelRegistry
 log = logging.getLogger(__name__)
 LONGEST_PAUSE_S: Final = 60.0
 CHECKS_PER_LIFETIME: Final = 16
+ROOT_WARNING_S: Final = 180 * 24 * 3600
 
 
 async def keep_fresh(registry: ModelRegistry, timestamp_s: float, clock: Callable[[], float]) -> None:
@@ -23,6 +24,7 @@ async def keep_fresh(registry: ModelRegistry, timestamp_s: float, clock: Callabl
         timestamp_s: How long a timestamp is good for.
         clock: Seconds since 1970.
     """
+    _warn_of_root(registry, clock())
     pause_s = min(LONGEST_PAUSE_S, timestamp_s / CHECKS_PER_LIFETIME)
     while True:
         try:
@@ -30,3 +32,12 @@ async def keep_fresh(registry: ModelRegistry, timestamp_s: float, clock: Callabl
         except EmberError as error:
             log.error("the list of models could not be signed anew: %s", error)
         await asyncio.sleep(pause_s)
+
+
+def _warn_of_root(registry: ModelRegistry, now: float) -> None:
+    """Say so in time: once the root has run out, devices refuse every list."""
+    root = registry.repository.root().signed
+    if root.expires.timestamp() - now < ROOT_WARNING_S:
+        log.warning(
+            "the TUF root is good until %s: run emberfleet server renew-root before then", root.expires.date()
+        )
