@@ -46,7 +46,6 @@ def https(folder: Path, certificate: Path) -> Iterator[str]:
     init_server(folder, make_bundle(small_model(), 1, key), plan=plan, bundle_key=key, opener=opener)
     application = create_app(ServerConfig(folder, lambda *_: b"", opener=opener))
     config = make_config(application, "127.0.0.1", 0, certificate)
-    config.log_level = "warning"
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -1,9 +1,9 @@
 """Uploads as they come in, chunk by chunk: one file per device, whose length is how far it has come.
 
-``DEVICE.SIZE.DIGEST.part`` grows at its end alone; its name says what the whole is to be, so a server
+``parts/DEVICE.SIZE.DIGEST`` grows at its end alone; its name says what the whole is to be, so a server
 that was killed goes on from the file itself, whatever it held in memory. A finished upload is flushed
-to the disk and then takes the name ``DEVICE.update`` in one rename. A chunk that does not fit on the
-disk leaves the file as long as it was.
+to the disk and then becomes ``DEVICE.update`` beside ``parts`` in one rename. A chunk that does not fit
+on the disk leaves the file as long as it was.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Uploads:
             size = finished.stat().st_size
             return UploadProgress(size, size, _digest_of(finished))
         for part in self._parts(round_id, device_id):
-            _, size_text, digest, _ = part.name.split(".")
+            _, size_text, digest = part.name.split(".")
             return UploadProgress(part.stat().st_size, int(size_text), digest)
         return UploadProgress(0, 0, "")
 
@@ -113,17 +113,18 @@ class Uploads:
             finally:
                 os.close(descriptor)
             os.replace(part, finished)
-            flush_folder(part.parent)
+            flush_folder(finished.parent)
 
     def drop(self, round_id: str, device_id: str) -> None:
         """Forget a finished upload that was looked at and does not count."""
         self.path(round_id, device_id).unlink(missing_ok=True)
 
     def _part(self, round_id: str, device_id: str, size: int, digest: str) -> Path:
-        return self._rounds / round_id / f"{device_id}.{size}.{digest}.part"
+        return self._rounds / round_id / "parts" / f"{device_id}.{size}.{digest}"
 
     def _parts(self, round_id: str, device_id: str) -> list[Path]:
-        return sorted((self._rounds / round_id).glob(f"{device_id}.*.part"))
+        """A device's unfinished uploads; their folder never holds many."""
+        return sorted((self._rounds / round_id / "parts").glob(f"{device_id}.*"))
 
     def _drop_parts(self, round_id: str, device_id: str) -> None:
         for part in self._parts(round_id, device_id):
@@ -132,8 +133,10 @@ class Uploads:
 
 def _append(part: Path, received: int, chunk: bytes) -> None:
     """Write a chunk at the end of a file, all of it or nothing."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
+        with contextlib.suppress(FileExistsError):
+            part.parent.mkdir(mode=0o700)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(part, flags, PRIVATE_MODE)
     except FileNotFoundError as error:
         raise RefusedError(Reason.LATE, "the round is over", "Ask for work again.") from error
