@@ -393,7 +393,7 @@ class Coordinator:
                 return WorkReply(self.model, make_offer(running.round, device_id, now).sign(self._key))
         if self._presence.note(device_id, model_version, now):
             self._wake.set()
-        away_s = self._pace.retry_after_s(device_id, len(self._presence), now)
+        away_s = self._pace.retry_after_s(device_id, self._presence.waiting(model_version), now)
         if away_s:
             self._presence.forget(device_id)
         return WorkReply(self._registry.release_for(device_id), retry_after_s=away_s)
