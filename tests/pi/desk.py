@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import requires
 from pathlib import Path
 
 import numpy as np
@@ -71,10 +73,14 @@ class Desk:
         return SigningKey.load(self.key_file).verify_key
 
     def wheels(self, target: str) -> Path:
-        """The wheels for a target; fetched on the first call."""
+        """The wheels for a target; fetched on the first call, and where others are required than then."""
         folder = self.folder / "wheelhouse" / target
-        if not any(folder.glob("*.whl")):
+        needed = "".join(f"{line}\n" for line in requires("emberfleet") or ())
+        stated = folder / "requirements.txt"
+        if not stated.exists() or stated.read_text() != needed:
+            shutil.rmtree(folder, ignore_errors=True)
             subprocess.run([sys.executable, str(WHEELHOUSE), target, str(folder)], check=True)
+            stated.write_text(needed)
         return folder
 
     def package(self, target: str, version: int) -> Path:
@@ -89,7 +95,9 @@ class Desk:
 def ember(*words: object) -> str:
     """A command of Emberfleet on this machine."""
     command = [sys.executable, "-m", "emberfleet.cli", *map(str, words)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1:]}"
+    return done.stdout
 
 
 @contextmanager

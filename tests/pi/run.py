@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +45,35 @@ def main() -> int:
     if missing:
         say.print("Skipped: no emulated Raspberry Pi. It needs " + "; ".join(missing) + ".")
         return 0
-    rows = run_roots(roots, options.out.resolve() / "pi", say)
-    figures = options.out / "pi.json"
-    figures.write_text(json.dumps({"rows": with_earlier(figures, rows)}, indent=1) + "\n")
+    rows = run_roots(roots, options.out, say)
     Console(width=150).print(table_of(rows))
     return 1 if any("failure" in row for row in rows) else 0
 
 
-def run_roots(roots: Iterable[Path], folder: Path, say: Console) -> list[dict[str, Any]]:
-    """One row for each root, made in `folder`; a root that failed has a ``failure`` and no figures."""
-    desk = Desk.make(folder)
-    rows: list[dict[str, Any]] = []
-    for root in roots:
+def run_roots(roots: Iterable[Path], out: Path, say: Console) -> list[dict[str, Any]]:
+    """Put each root through its story, as many at a time as this machine has processors.
+
+    Args:
+        roots: The root folders.
+        out: Takes ``pi.json`` and, in a folder ``pi``, what is made on the way.
+        say: Where progress goes.
+
+    Returns:
+        One row for each root; one that failed has a ``failure`` and no figures.
+    """
+    desk = Desk.make(out.resolve() / "pi")
+
+    def run(root: Path) -> dict[str, Any]:
         try:
-            rows.append(tell(desk, root, lambda text: say.print(text)))
+            return tell(desk, root, lambda text: say.print(text))
         except (UserlandError, AssertionError, subprocess.CalledProcessError) as error:
             say.print(f"{root.name} failed: {error}", markup=False)
-            rows.append({"target": root.name, "ran": [], "failure": str(error).splitlines()[0]})
+            return {"target": root.name, "ran": [], "failure": str(error).splitlines()[0]}
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        rows = list(pool.map(run, roots))
+    figures = out / "pi.json"
+    figures.write_text(json.dumps({"rows": with_earlier(figures, rows)}, indent=1) + "\n")
     return rows
 
 

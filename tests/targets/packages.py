@@ -43,16 +43,15 @@ def _emulated(subject: Subject, folder: Path) -> list[Answer]:
     missing = what_is_missing() + ([] if roots else [NO_ROOTS])
     if missing:
         raise UnavailableError("; ".join(missing))
-    desk = subject.folder / "pi"
-    rows = run_roots(roots, desk, Console(stderr=True, soft_wrap=True, highlight=False))
+    rows = run_roots(roots, subject.folder, Console(stderr=True, soft_wrap=True, highlight=False))
     failed = [f"{row['target']}: {row['failure']}" for row in rows if "failure" in row]
     if failed:
         raise TargetError("; ".join(failed))
-    answers = []
+    answers, shown = [], subject.folder / "pi" / "shown"
     for row in rows:
         steps = ", ".join(f"{name} {value}" for name, value in row["agreement"]["logits"].items())
         ran = f"emulated {row['target']}: {', '.join(row['ran'])}"
-        answers.append(Answer(desk / "shown" / row["artefact"], ran, f"int8 steps at most: {steps}"))
+        answers.append(Answer(shown / row["artefact"], ran, f"int8 steps at most: {steps}"))
     return answers
 
 
