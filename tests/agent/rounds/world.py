@@ -180,7 +180,9 @@ class World:
     def expected(self, survivors: Survivors) -> UpdateSum:
         """The same from the integers that the survivors sent, without any mask."""
         layout = self.group_.layout
-        weight = sum(layout.weigh(self.devices[position].samples) for position in survivors.survivors)
+        samples = {device.party_id: device.samples for device in self.devices}
+        alive = [self.group_.roster.ids[position] for position in survivors.survivors]
+        weight = sum(layout.weigh(samples[device_id]) for device_id in alive)
         total = sum(self.integers[position] for position in survivors.survivors)
         mean = np.asarray(total, np.float64) * (layout.heaviest / weight)
         if layout.chosen is not None:
