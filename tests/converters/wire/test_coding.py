@@ -157,7 +157,6 @@ def test_packed_tensors_come_back_bit_for_bit() -> None:
         "a/bias": random.standard_normal(8).astype(np.float32),
         "b/weight": random.standard_normal((3, 1, 1, 8)).astype(np.float32),
         "b/range": np.array([-0.0, 1.5], np.float32),
-        "c/bias": (random.integers(-3000, 3000, 8) * 2.0**-9).astype(np.float32),
         "d/weight": weights_of(Levels(levels[:, :1, :1], np.full(8, 0.2, np.float32))),
         "e/bias": np.array([np.inf, 1.0], np.float32),
     }
@@ -167,7 +166,6 @@ def test_packed_tensors_come_back_bit_for_bit() -> None:
         ("a/weight", Kind.LEVELED),
         ("b/range", Kind.RAW),
         ("b/weight", Kind.RAW),
-        ("c/bias", Kind.FIXED),
         ("d/weight", Kind.LEVELED),
         ("e/bias", Kind.RAW),
     ]

@@ -29,8 +29,6 @@ from emberfleet.core.arrays import Array, Float32, Int32, Int64
 from emberfleet.core.errors import FormatError
 from emberfleet.core.quantization import WEIGHT_MAX
 
-_FIXED_BITS: Final = 15
-"""Of a whole number, without its sign."""
 FILTERS: Final = [
     {
         "id": lzma.FILTER_LZMA2,
@@ -49,8 +47,6 @@ class Kind(IntEnum):
 
     RAW = 0
     LEVELED = 1
-    FIXED = 2
-    """As 16-bit whole numbers times one power of two."""
 
 
 class Entry(NamedTuple):
@@ -75,13 +71,11 @@ class Packed(NamedTuple):
 def pack(tensors: Mapping[str, Float32]) -> Packed:
     """Pack float32 tensors; `unpack` gives the same bits."""
     found = {name: _levels_of(name, value) for name, value in tensors.items()}
-    fixed = {name: point for name, value in tensors.items() if (point := _fixed_of(value)) is not None}
     entries = tuple(
-        Entry(name, tensors[name].shape, Kind.LEVELED if found[name] else Kind(2 * (name in fixed)))
+        Entry(name, tensors[name].shape, Kind.LEVELED if found[name] else Kind.RAW)
         for name in sorted(tensors)
     )
     leveled = [levels for entry in entries if (levels := found[entry.name]) is not None]
-    points = [fixed[entry.name] for entry in entries if entry.kind is Kind.FIXED]
     forecasts = [forecast_of(levels.levels) for levels in leveled]
     most = max([1, *(int(np.abs(levels.levels).max()) for levels in leveled)])
     width = 2 * most + 1
@@ -106,8 +100,6 @@ def pack(tensors: Mapping[str, Float32]) -> Packed:
             _planes(
                 np.concatenate([np.empty(0, "<f4"), *(levels.steps for levels in leveled)]).astype("<f4")
             ),
-            np.array([exponent for _, exponent in points], np.int8).tobytes(),
-            _planes(np.concatenate([np.empty(0, "<i2"), *(each for each, _ in points)]).astype("<i2")),
             _planes(np.concatenate([np.empty(0, "<f4"), *raw]).astype("<f4")),
         )
     )
@@ -130,20 +122,17 @@ def unpack(packed: Packed) -> dict[str, Float32]:
                 f"none of them 0 and at most {MAX_TAPS} taps"
             )
     shapes = [entry.shape for entry in packed.entries if entry.kind is Kind.LEVELED]
-    fixed = [math.prod(entry.shape) for entry in packed.entries if entry.kind is Kind.FIXED]
     symbols = 2 * packed.most + 1
     outputs = sum(shape[0] for shape in shapes)
     told = sum(shape[0] + shape[3] + (1 + REACH) * shape[1] * shape[2] for shape in shapes)
     floats = sum(math.prod(entry.shape) for entry in packed.entries if entry.kind is Kind.RAW)
-    size = CONTEXTS * symbols + told + 4 * outputs + len(fixed) + 2 * sum(fixed) + 4 * floats
+    size = CONTEXTS * symbols + told + 4 * outputs + 4 * floats
     if size != packed.numbers_size:
         raise FormatError(f"wire: {packed.numbers_size} bytes of numbers, expected {size} for these tensors")
     numbers = _Reader(decompress(packed.numbers, size, "numbers"))
     table = table_of(numbers.plain(np.uint8, CONTEXTS * symbols).reshape(CONTEXTS, symbols))
     forecasts = [numbers.forecast(shape) for shape in shapes]
     steps = numbers.planes("<f4", outputs).astype(np.float32)
-    units = iter(numbers.plain(np.int8, len(fixed)))
-    whole = numbers.planes("<i2", sum(fixed)).astype(np.float32)
     values = numbers.planes("<f4", floats).astype(np.float32)
     if packed.codes and not shapes:
         raise FormatError("wire: codes without a tensor that they belong to")
@@ -156,9 +145,6 @@ def unpack(packed: Packed) -> dict[str, Float32]:
         at[entry.kind] = end
         if entry.kind is Kind.LEVELED:
             tensors[entry.name] = weights_of(Levels(next(levels), steps[begin:end]))
-        elif entry.kind is Kind.FIXED:
-            with np.errstate(over="ignore"):
-                tensors[entry.name] = np.ldexp(whole[begin:end], int(next(units))).reshape(entry.shape)
         else:
             tensors[entry.name] = values[begin:end].reshape(entry.shape)
     return tensors
@@ -196,25 +182,6 @@ def _groups(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
 
 def _levels_of(name: str, value: Float32) -> Levels | None:
     return exact_levels(value) if name.endswith("/weight") and _can_be_leveled(value.shape) else None
-
-
-def _fixed_of(value: Float32) -> tuple[Array, int] | None:
-    """Whole numbers and the exponent of 2 that give a tensor bit for bit; None where none do."""
-    peak = float(np.abs(value).max(initial=0.0))
-    if not 0.0 < peak < math.inf or (np.signbit(value) & (value == 0)).any():
-        return None
-    exponent = math.frexp(peak)[1] - _FIXED_BITS
-    whole = np.rint(np.ldexp(value.astype(np.float64), -exponent))
-    if not -128 <= exponent <= 127 or (np.ldexp(whole, exponent).astype(np.float32) != value).any():
-        return None
-    shift = _trailing_zeros(whole)
-    return np.ldexp(whole, -shift).astype(np.int16).reshape(-1), exponent + shift
-
-
-def _trailing_zeros(whole: Array) -> int:
-    """How often all of some whole numbers, not all of them zero, can be halved."""
-    joined = int(np.bitwise_or.reduce(np.abs(whole).astype(np.int64), axis=None))
-    return (joined & -joined).bit_length() - 1
 
 
 def _can_be_leveled(shape: tuple[int, ...]) -> bool:
