@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import subprocess
 import sys
@@ -80,11 +81,23 @@ def measure_idle(folder: Path) -> dict[str, Any]:
 
 
 def resident_mib(pid: int) -> float:
-    """The memory that a process holds now, in MiB.
+    """The memory that a process and those that it has started hold now, in MiB.
 
     Raises:
         DeviceError: It is gone, or the system does not tell.
     """
+    return round(_own_mib(pid) + sum(resident_mib(child) for child in _children(pid)), 1)
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, path.read_text("ascii").split())
+    return found
+
+
+def _own_mib(pid: int) -> float:
     try:
         text = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
     except OSError as error:
@@ -92,4 +105,4 @@ def resident_mib(pid: int) -> float:
     found = [line.split()[1] for line in text.splitlines() if line.startswith("VmRSS:")]
     if not found:
         raise DeviceError(f"process {pid}: ended before its memory was read")
-    return round(int(found[0]) / 1024, 1)
+    return int(found[0]) / 1024
