@@ -15,6 +15,7 @@ from emberfleet.core.errors import ConfigError, RoundError
 from emberfleet.core.updates import TensorPlan, UpdatePlan
 from emberfleet.server.aggregate import blocks
 from emberfleet.server.aggregate.geometric_median import MAX_STEPS, SMOOTHING
+from emberfleet.server.aggregate.krum import krum_order
 from emberfleet.server.aggregate.rules import RULES, RuleSettings, aggregate
 from emberfleet.server.aggregate.stored import StoredUpdates, UpdateFile
 from tests.server.aggregate import plain
@@ -163,6 +164,17 @@ def test_rules_with_weights_follow_the_heaviest(rule: str) -> None:
     assert pull[1] < 0.9 * pull[0]
 
 
+def test_krum_asks_the_right_number_of_neighbours() -> None:
+    # One may lie of five, so each is judged by its two nearest; by three, the third point would win.
+    points = np.array([0.0, 1.0, 2.2, 10.0, 10.5])
+    distances = (points[:, None] - points[None, :]) ** 2
+    assert krum_order(distances, 1).tolist() == [1, 0, 2, 3, 4]
+
+
+def test_equal_scores_go_by_the_order_of_the_devices() -> None:
+    assert krum_order(np.zeros((5, 5)), 1).tolist() == [0, 1, 2, 3, 4]
+
+
 def test_the_weight_is_that_of_the_updates_that_count_and_the_rest_is_named() -> None:
     plan = plan_of(16)
     updates = some_updates(plan, 9)
@@ -210,7 +222,7 @@ def test_a_cohort_too_small_for_the_rule_is_an_error(rule: str, share: float, li
 
 
 @pytest.mark.parametrize(
-    ("share", "devices", "liars"), [(0.1, 30, 3), (0.3, 10, 3), (0.2, 11, 3), (0.0, 5, 0)]
+    ("share", "devices", "liars"), [(0.1, 30, 3), (0.3, 10, 3), (0.2, 11, 3), (0.0, 5, 0), (0.07, 100, 7)]
 )
 def test_a_share_means_at_least_so_many_devices(share: float, devices: int, liars: int) -> None:
     assert RuleSettings("krum", share).byzantine(devices) == liars
