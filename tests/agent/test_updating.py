@@ -48,7 +48,7 @@ class Owner:
     def publish(self, version: int, percent: int = 100) -> None:
         key = self.server.key
         with open_registry(self.server.folder, lambda data: open_bundle(data, (key.verify_key,))) as found:
-            found.import_first(make_bundle(small_model(float(version)), version, key), time.time())
+            found.import_bundle(make_bundle(small_model(float(version)), version, key), time.time())
             if percent != 100:
                 found.set_rollout(version, percent, time.time())
 

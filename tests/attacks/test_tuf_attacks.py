@@ -95,7 +95,7 @@ class Scene:
         """The server's owner publishes a model."""
         key = self.server.key
         with open_registry(self.server.folder, lambda data: open_bundle(data, (key.verify_key,))) as registry:
-            registry.import_first(make_bundle(small_model(float(version)), version, key), time.time())
+            registry.import_bundle(make_bundle(small_model(float(version)), version, key), time.time())
         end = time.monotonic() + 10
         while self.client.latest().version != version:
             assert time.monotonic() < end, "the running server does not follow"

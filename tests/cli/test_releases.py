@@ -48,7 +48,7 @@ def office(tmp_path: Path) -> Office:
     name = next(name for name in tensors if name.endswith("weight"))
     worse = with_tensors(trained(), {**tensors, name: np.float32(0.5) * tensors[name]})
     with open_registry(made.folder) as registry:
-        registry.import_first(build_bundle(worse, 2, key, name="stripes"), 1e9)
+        registry.import_bundle(build_bundle(worse, 2, key, name="stripes"), 1e9)
     return made
 
 
@@ -95,6 +95,19 @@ def test_mistakes_end_with_one_sentence(
     output = office.call(words[0], office.folder, *words[1:], code=2)
     assert said in " ".join(output.split())
     assert [row["version"] for row in office.models()] == [1, 2]
+
+
+def test_a_model_trained_elsewhere_is_published_to_a_share(office: Office, tmp_path: Path) -> None:
+    build_bundle(trained(), 7, office.key, tmp_path / "new.ember")
+    assert "Model 7 is published" in office.call(
+        "publish", office.folder, tmp_path / "new.ember", "--percent", 10
+    )
+    assert (office.models()[-1]["version"], office.models()[-1]["rollout_percent"]) == (7, 10)
+    again = " ".join(office.call("publish", office.folder, tmp_path / "new.ember", code=2).split())
+    assert "needs a higher version" in again
+    build_bundle(trained(), 8, SigningKey.generate(), tmp_path / "foreign.ember")
+    office.call("publish", office.folder, tmp_path / "foreign.ember", code=2)
+    assert office.models()[-1]["version"] == 7
 
 
 def test_settings_of_releases_are_shown_and_changed(office: Office) -> None:

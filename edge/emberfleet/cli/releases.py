@@ -1,4 +1,4 @@
-"""`emberfleet server models`, `rollout`, `rollback`, `releases`, `renew-root`: which models devices get."""
+"""`emberfleet server models`, `publish`, `rollout`, `rollback` ...: which models devices get, how soon."""
 
 from __future__ import annotations
 
@@ -37,6 +37,23 @@ def models(folder: Folder, as_json: JsonOption = False) -> None:
             str(row.bad),
         )
     print_table(table)
+
+
+def publish(
+    folder: Folder,
+    bundle: Annotated[Path, typer.Argument(help="A bundle (.ember) with a higher version than the newest.")],
+    percent: Annotated[int, typer.Option(min=0, max=100, help="Share of the devices that take it.")] = 100,
+) -> None:
+    """Publish a model that was trained elsewhere; a running server goes on from it."""
+    import time
+
+    from emberfleet.core.files import read_limited
+    from emberfleet.core.messages import MAX_BUNDLE_BYTES
+    from emberfleet.server.releasing import open_registry
+
+    with open_registry(folder) as registry:
+        info = registry.import_bundle(read_limited(bundle, MAX_BUNDLE_BYTES), time.time(), percent)
+    console().print(f"Model {info.version} is published and reaches {percent} % of the devices.")
 
 
 def rollout(
@@ -106,6 +123,7 @@ def renew_root(
 def add_commands(app: typer.Typer) -> None:
     """Add these to the commands of `emberfleet server`."""
     app.command()(models)
+    app.command()(publish)
     app.command()(rollout)
     app.command()(rollback)
     app.command()(releases)

@@ -172,7 +172,7 @@ def init_server(
     Repository(folder.root, policy).make(started_at)
     database = Database.in_file(folder.database)
     try:
-        info = ModelRegistry(database, folder, check, policy).import_first(bundle, started_at)
+        info = ModelRegistry(database, folder, check, policy).import_bundle(bundle, started_at)
     finally:
         database.close()
     texts = tuple(key.text for key in others)

@@ -48,7 +48,7 @@ class Shop:
         return make_bundle(tensors, version, self.key)
 
     def publish(self, version: int) -> None:
-        self.registry.import_first(make_bundle(small_model(float(version)), version, self.key), NOW)
+        self.registry.import_bundle(make_bundle(small_model(float(version)), version, self.key), NOW)
 
     def listed(self) -> dict[int, int]:
         """Versions and percents as devices see them."""
@@ -253,7 +253,7 @@ def test_what_another_process_changed_is_noticed_once(shop: Shop) -> None:
     shop.registry.reload()
     assert not shop.registry.reload()
     with open_registry(shop.folder, shop.opener) as other:
-        other.import_first(make_bundle(small_model(2.0), 2, shop.key), NOW)
+        other.import_bundle(make_bundle(small_model(2.0), 2, shop.key), NOW)
     assert shop.registry.reload()
     assert shop.registry.release_for(DEVICES[0]).version == 2
     assert not shop.registry.reload()

@@ -25,7 +25,7 @@ def test_the_round_at_hand_fails_and_the_next_begins_from_the_model_that_came_ba
             if not once.acquire(blocking=False):
                 return
             with open_registry(server.folder, lambda data: open_bundle(data, (key.verify_key,))) as registry:
-                registry.import_first(make_bundle(small_model(5.0), 2, key), time.time())
+                registry.import_bundle(make_bundle(small_model(5.0), 2, key), time.time())
 
         agents = [server.device(tmp_path / f"{n}", Target(1.0, before=take_back), f"{n}") for n in range(2)]
         with at_work(agents):

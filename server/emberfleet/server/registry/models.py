@@ -51,11 +51,19 @@ class ModelRegistry:
         self.repository = Repository(folder.root, policy)
         self._releases: tuple[Release, ...] = ()
         self._seen: object = None
+        self.behind = False
+        """Whether something was published that the list does not have, because it could not be written."""
 
-    def import_first(self, data: bytes, now: float) -> ModelInfo:
+    def import_bundle(self, data: bytes, now: float, percent: int = EVERYBODY) -> ModelInfo:
         """Publish a bundle that did not come from a round.
 
+        Args:
+            data: The bundle, signed by a key that devices trust.
+            now: Seconds since 1970.
+            percent: Share of the devices that take it.
+
         Raises:
+            SignatureError, FormatError: Devices would refuse it.
             ConfigError: Not newer than what is published.
         """
         opened = self._opener(data)
@@ -68,7 +76,7 @@ class ModelRegistry:
                 )
             info = describe_bundle(opened.version, data)
             self._folder.write_bundle(opened.version, data)
-            self._database.set_rollout(info.version, EVERYBODY, now)
+            self._database.set_rollout(info.version, percent, now)
             self._database.add_model(info, now)
             self._bring_in_line(now)
         return info
@@ -206,11 +214,12 @@ class ModelRegistry:
     def _bring_in_line(self, now: float) -> bool:
         wanted = self._wanted()
         written = self.repository.bring_in_line(wanted, now)
-        self._releases = wanted
+        self._releases, self.behind = wanted, False
         return written
 
     def _list(self, now: float) -> None:
         """As `_bring_in_line`, after something that cannot be undone: what fails is tried again later."""
+        self.behind = True
         try:
             self._bring_in_line(now)
         except StorageError as error:
