@@ -263,7 +263,7 @@ def rounds(draw: st.DrawFn) -> tuple[RoundTerms, int, dict[int, tuple[Stage, boo
         plan=UpdatePlan(tensors, draw(st.sampled_from([8, 16]))),
         heaviest=draw(st.sampled_from([1, 20, 1000])),
         coordinates=draw(st.sampled_from([1.0, 0.5])),
-        corrupt_share=draw(st.sampled_from([0.0, 0.1])),
+        corrupt_share=draw(st.sampled_from([0.05, 0.1])),
     )
     count = draw(st.integers(4, 10))
     never_came = draw(st.integers(0, count - 4))

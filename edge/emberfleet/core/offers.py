@@ -29,6 +29,10 @@ from emberfleet.core.messages import (
 from emberfleet.core.signing import SigningKey, VerifyKey, open_envelope, sign_envelope
 from emberfleet.core.updates import UpdatePlan
 
+LEAST_CORRUPT_SHARE: Final = 0.05
+MOST_DROPOUT_SHARE: Final = 0.5
+"""What every device counts on: terms with fewer corrupt or more vanishing ones make thresholds so low that a
+few devices of the server's own reach them."""
 MAX_MEMBERS: Final = 10_000
 """Largest cohort of a secure round."""
 
@@ -57,6 +61,11 @@ class SecureTerms:
     dropout_share: float = 0.3
     heaviest: int = 1
     coordinates: float = 1.0
+
+    @property
+    def lax(self) -> bool:
+        """Whether a device leaves such terms: they make thresholds too low."""
+        return self.corrupt_share < LEAST_CORRUPT_SHARE or self.dropout_share > MOST_DROPOUT_SHARE
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, among the other terms."""

@@ -25,6 +25,8 @@ REFUSED: dict[str, tuple[RoundOffer, Standing, Check]] = {
         replace(STANDING, floor=1),
         Check.NO_GRAPH,
     ),
+    "nobody corrupt": (replace(OFFER, terms=terms_of(corrupt_share=0.0)), STANDING, Check.LAX_TERMS),
+    "nearly all vanish": (replace(OFFER, terms=terms_of(dropout_share=0.9)), STANDING, Check.LAX_TERMS),
     "half corrupt": (
         replace(OFFER, terms=terms_of(minimum=9, corrupt_share=0.8)),
         STANDING,

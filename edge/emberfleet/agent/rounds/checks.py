@@ -15,6 +15,7 @@ class Check(StrEnum):
     ROUND_IS_OVER = "this device has finished or left this round"
     SEALED_ROUND = "the round shows single updates to the server, and this device takes part in sums alone"
     BELOW_FLOOR = "the round may sum fewer updates than this device's minimum_cohort"
+    LAX_TERMS = "the terms count on fewer corrupt devices, or on more that vanish, than this device does"
     NO_GRAPH = "no graph keeps so few devices apart from the server"
     OTHER_ROUND = "the roster is of another round"
     OTHER_TERMS = "the roster was made for other terms"

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from emberfleet.agent.rounds.checks import Check, CheckError
 from emberfleet.core.errors import ConfigError
 from emberfleet.core.messages import ModelInfo
-from emberfleet.core.offers import Mode, RoundOffer
+from emberfleet.core.offers import (
+    LEAST_CORRUPT_SHARE,
+    MOST_DROPOUT_SHARE,
+    Mode,
+    RoundOffer,
+)
 from emberfleet.core.secure.parameters import choose_parameters
 
 
@@ -54,6 +59,10 @@ def consider_offer(offer: RoundOffer, standing: Standing) -> None:
     if terms.secure.minimum < standing.floor:
         found = f"{terms.secure.minimum}, expected at least {standing.floor}"
         raise CheckError(Check.BELOW_FLOOR, number, found)
+    if terms.secure.lax:
+        found = f"{terms.secure.corrupt_share:g} corrupt, {terms.secure.dropout_share:g} vanish"
+        expected = f"at least {LEAST_CORRUPT_SHARE:g}, at most {MOST_DROPOUT_SHARE:g}"
+        raise CheckError(Check.LAX_TERMS, number, f"{found}, expected {expected}")
     try:
         choose_parameters(terms.secure.minimum, terms.secure.corrupt_share, terms.secure.dropout_share)
     except ConfigError as error:

@@ -12,7 +12,7 @@ from emberfleet.core.arrays import Tensors
 from emberfleet.core.codec import Fields, Scalar
 from emberfleet.core.errors import ConfigError, RoundError
 from emberfleet.core.messages import MAX_SAMPLES, MAX_SECONDS
-from emberfleet.core.offers import MAX_MEMBERS, Mode, SecureTerms
+from emberfleet.core.offers import LEAST_CORRUPT_SHARE, MAX_MEMBERS, MOST_DROPOUT_SHARE, Mode, SecureTerms
 from emberfleet.core.secure.parameters import LEAST_COHORT, choose_parameters
 from emberfleet.core.updates import WIRE_TYPES, UpdatePlan
 from emberfleet.server.aggregate.optimizers import OPTIMIZERS
@@ -154,6 +154,17 @@ class RoundPlan:
                 self.minimum >= LEAST_COHORT,
                 "minimum",
                 f"at least {LEAST_COHORT} in a secure round: of two devices each learns the other's update",
+            )
+            least, most = LEAST_CORRUPT_SHARE, MOST_DROPOUT_SHARE
+            check(
+                self.corrupt_share >= least,
+                "corrupt_share",
+                f"at least {least} in a secure round: devices leave",
+            )
+            check(
+                self.dropout_share <= most,
+                "dropout_share",
+                f"at most {most} in a secure round: devices leave",
             )
             choose_parameters(self.minimum, self.corrupt_share, self.dropout_share)
 
