@@ -307,6 +307,8 @@ class Coordinator:
 
     def _follow_registry(self) -> None:
         """Take over what the command line published or rolled out, and tell those who wait."""
+        if self._registry.behind:
+            self._registry.bring_in_line(self._clock())
         if not self._registry.reload():
             return
         latest = self._registry.latest()
