@@ -21,8 +21,8 @@ __all__ = ["folder"]
 SLOW = 500
 GROWTH_MIB = 24.0
 """Measured: 5.5 MiB; a server that keeps 64 KiB for each connection would need 31."""
-PATIENCE_S = 16.0
-"""A server that waits 10 s for a head or a body has cut everybody off by then."""
+PATIENCE_S = 30.0
+"""A server that waits 10 s for a head or a body, and 3 s for one it refused, has cut everybody off by then."""
 
 
 class SlowClients(threading.Thread):
