@@ -15,7 +15,7 @@ ROBUST = tuple(rule for rule in RULES if rule != "mean")
 
 
 def poisoned(attack: str, bits: int) -> tuple[StoredUpdates, UpdatePlan, np.ndarray, set[str]]:
-    """Updates, their plan, the honest mean, and the liars, who send what `attack` says, clipped by the plan."""
+    """Updates, plan, honest mean, and the liars, who send what `attack` says, clipped by the plan."""
     plan = UpdatePlan((TensorPlan("w", (SIZE,), 1.0),), bits)
     generator = np.random.default_rng(7)
     truth = generator.choice([-0.04, 0.04], SIZE)
