@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 WAIT_S: Final = 20
+SETTLING_WAIT_S: Final = 2
+"""How long a device that did something waits for more, before it gives back the memory that it took."""
 PAUSE_S: Final = 5.0
 
 
@@ -143,16 +145,26 @@ class Agent:
             return Turn(Outcome.IDLE, self.models.version(), text=text, retry_after_s=reply.retry_after_s)
         return self._join(reply.offer)
 
-    def run_forever(self, stop: threading.Event, on_turn: Callable[[Turn], None] | None = None) -> None:
+    def run_forever(
+        self,
+        stop: threading.Event,
+        on_turn: Callable[[Turn], None] | None = None,
+        on_rest: Callable[[], None] | None = None,
+    ) -> None:
         """Take turns until `stop` is set; a server that cannot be reached is tried again.
+
+        Args:
+            stop: Ends it.
+            on_turn: Told of every turn.
+            on_rest: Called when there is nothing to do after something was done.
 
         Raises:
             RefusedError: The server shut this device out, or does not know it.
         """
-        self._stop = stop
+        self._stop, worked = stop, False
         while not stop.is_set():
             try:
-                turn = self.run_once()
+                turn = self.run_once(SETTLING_WAIT_S if worked else WAIT_S)
             except RefusedError as error:
                 if error.reason in (Reason.REVOKED, Reason.NOT_ENROLLED):
                     raise
@@ -164,6 +176,9 @@ class Agent:
             else:
                 if on_turn is not None:
                     on_turn(turn)
+                if worked and turn.outcome is Outcome.IDLE and on_rest is not None:
+                    on_rest()
+                worked = turn.outcome is not Outcome.IDLE
                 if turn.retry_after_s:
                     stop.wait(turn.retry_after_s)
                 elif turn.outcome is Outcome.LEFT or (turn.outcome is Outcome.IDLE and turn.text):

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
-import httpx
-
 from emberfleet.agent.identity import Identity, accept_reply, key_of
+from emberfleet.agent.lean_httpx import httpx
 from emberfleet.agent.pinning import pinned_context
 from emberfleet.core.errors import ConfigError, EmberError, FormatError, StorageError
 from emberfleet.core.messages import (

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-import numpy as np
-
-from emberfleet.agent.samples import Samples
-from emberfleet.core.arrays import Int64, UInt8
 from emberfleet.core.errors import EmberError
 from emberfleet.core.messages import ModelReport
+
+if TYPE_CHECKING:
+    from emberfleet.agent.samples import Samples
+    from emberfleet.core.arrays import Int64, UInt8
 
 log = logging.getLogger(__name__)
 TOLERANCE: Final = 0.05
@@ -26,7 +26,7 @@ LEAST_MORE_WRONG: Final = 2
 """And so many more samples must be wrong: with fewer than 20 of them a single one is more than 5 points."""
 MOST_SAMPLES: Final = 256
 
-Evaluate = Callable[[Path, UInt8, Int64], int]
+Evaluate: TypeAlias = "Callable[[Path, UInt8, Int64], int]"
 """Runs a bundle on images and gives how many it gets right, every position of a label."""
 
 
@@ -48,6 +48,8 @@ def judge(
     held = len(samples.held_images)
     if not held:
         return None
+    import numpy as np
+
     places = np.unique(np.linspace(0, held - 1, min(held, MOST_SAMPLES)).astype(np.intp))
     images, labels = samples.held_images[places], samples.held_labels[places]
     count = len(places)

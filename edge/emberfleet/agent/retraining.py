@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from emberfleet.agent.agent import Retrain
-from emberfleet.agent.judging import Evaluate
-from emberfleet.agent.models import CheckBundle
-from emberfleet.agent.rounds.training import Retrained
-from emberfleet.agent.samples import Samples
-from emberfleet.core.arrays import Int64, UInt8
-from emberfleet.core.bundle import Bundle
-from emberfleet.core.codec import Scalar
-from emberfleet.core.signing import VerifyKey
+if TYPE_CHECKING:
+    from emberfleet.agent.agent import Retrain
+    from emberfleet.agent.judging import Evaluate
+    from emberfleet.agent.models import CheckBundle
+    from emberfleet.agent.rounds.training import Retrained
+    from emberfleet.agent.samples import Samples
+    from emberfleet.core.arrays import Int64, UInt8
+    from emberfleet.core.codec import Scalar
+    from emberfleet.core.signing import VerifyKey
 
 
 def check_with(trusted: tuple[VerifyKey, ...]) -> CheckBundle:
     """Verify bundles with the keys that a device trusts."""
-    return lambda data: Bundle.open(data, trusted).manifest.model_version
+
+    def check(data: bytes) -> int:
+        from emberfleet.core.bundle import Bundle
+
+        return Bundle.open(data, trusted).manifest.model_version
+
+    return check
 
 
 def evaluate_with(
@@ -45,6 +52,8 @@ def retrain_with(
     """Retrain on this device's compute backend, chosen at the first round, in as much memory as it gives."""
 
     def retrain(bundle: Path, samples: Samples, training: Mapping[str, Scalar], seed: int) -> Retrained:
+        from emberfleet.agent.rounds.training import Retrained
+        from emberfleet.core.bundle import Bundle
         from emberfleet.engine.selection import choose_backend
         from emberfleet.runtime.local_training import train_update
         from emberfleet.runtime.retraining import MemoryBudget, RetrainPlan

@@ -2,6 +2,8 @@
 
 A sample belongs to the held-out part by the digest of its own pixels, so it stays there however many
 are added later, and the same picture can never be on both sides.
+
+numpy is imported where samples are touched: a device that waits for work does without its 14 MiB.
 """
 
 from __future__ import annotations
@@ -9,14 +11,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
-from emberfleet.core.arrays import Int64, UInt8
 from emberfleet.core.errors import DataError, EmberError
 from emberfleet.core.files import read_limited, write_atomically
-from emberfleet.core.tensors import decode_tensors, encode_tensors
+
+if TYPE_CHECKING:
+    from emberfleet.core.arrays import Int64, UInt8
 
 HELD_OUT_SHARE: Final = 0.2
 MAX_FILE_BYTES: Final = 256 << 20
@@ -62,6 +63,10 @@ class SampleStore:
         Raises:
             DataError: Wrong types or shapes, or another image size than what is there.
         """
+        import numpy as np
+
+        from emberfleet.core.tensors import encode_tensors
+
         if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
             raise DataError(f"samples: images are {images.dtype} {images.shape}, expected uint8 (N, H, W, C)")
         if labels.ndim not in (1, 2) or labels.dtype != np.int64 or len(labels) != len(images):
@@ -88,6 +93,8 @@ class SampleStore:
         Raises:
             DataError: There are none, or a file is damaged.
         """
+        import numpy as np
+
         files = self._files()
         if not files:
             raise DataError(f"{self._folder} holds no samples: add some with emberfleet device add-samples")
@@ -107,6 +114,10 @@ class SampleStore:
         return sorted(self._folder.glob("*.safetensors")) if self._folder.is_dir() else []
 
     def _read(self, path: Path) -> tuple[UInt8, Int64]:
+        import numpy as np
+
+        from emberfleet.core.tensors import decode_tensors
+
         try:
             tensors = decode_tensors(read_limited(path, MAX_FILE_BYTES))
         except EmberError as error:

@@ -4,6 +4,8 @@
 `round.update` the body of its upload, written before the file says that it is there; `rounds.json` the ids
 of rounds that are over, written before the round's file goes. Whatever is half done when the power fails
 is done again, or taken back, by `load`.
+
+What needs numpy is imported where a round needs it: a device that waits for work does without.
 """
 
 from __future__ import annotations
@@ -12,8 +14,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from emberfleet.agent.rounds.feedback import residual_name
-from emberfleet.agent.rounds.state import MAX_STATE_BYTES, DeviceRound
 from emberfleet.core.codec import Fields, encode_json
 from emberfleet.core.digest import sha256_hex
 from emberfleet.core.errors import EmberError, FormatError, StorageError
@@ -21,6 +21,7 @@ from emberfleet.core.files import PRIVATE_MODE, read_limited, storage_errors, wr
 from emberfleet.core.messages import MAX_SMALL_BYTES, check_round_id
 
 if TYPE_CHECKING:
+    from emberfleet.agent.rounds.state import DeviceRound
     from emberfleet.core.arrays import Float32
     from emberfleet.core.updates import UpdatePlan
 
@@ -43,6 +44,8 @@ class RoundStore:
         if not self._state.exists():
             self._clear()
             return None
+        from emberfleet.agent.rounds.state import MAX_STATE_BYTES, DeviceRound
+
         try:
             found = DeviceRound.decode(read_limited(self._state, MAX_STATE_BYTES))
             if found.round_id in self.over():
@@ -68,6 +71,7 @@ class RoundStore:
             residual: What the upload keeps back, if the round has error feedback.
         """
         if residual is not None:
+            from emberfleet.agent.rounds.feedback import residual_name
             from emberfleet.core.tensors import encode_tensors
 
             name = residual_name(round_.offer.terms.update)
@@ -92,6 +96,7 @@ class RoundStore:
         """What earlier uploads kept back of these tensors; None where there is nothing, or of others."""
         import numpy as np
 
+        from emberfleet.agent.rounds.feedback import residual_name
         from emberfleet.core.tensors import decode_tensors
 
         if not self._residual.exists():

@@ -13,11 +13,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from emberfleet.core.codec import MAX_INTEGER, Fields, encode_json, to_base64
 from emberfleet.core.errors import EmberError, FormatError
-from emberfleet.core.updates import UpdatePlan
+
+if TYPE_CHECKING:
+    from emberfleet.core.updates import UpdatePlan
 
 PROTOCOL: Final = "emberfleet/1"
 SEAL_INFO: Final = b"emberfleet/1 sealed update"

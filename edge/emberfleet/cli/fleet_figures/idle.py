@@ -24,8 +24,8 @@ from emberfleet.core.signing import SigningKey
 from emberfleet.runtime.measuring import peak_mib, thread_environment
 from emberfleet.runtime.workloads import built_in_model, noise
 
-SETTLE_S: Final = 2.0
-"""From the model's arrival until the device has asked for work and waits."""
+SETTLE_S: Final = 6.0
+"""From the model's arrival until the device has begun anew, asked for work and waits."""
 READINGS: Final = 5
 BETWEEN_S: Final = 0.2
 PAIR: Final = 2
