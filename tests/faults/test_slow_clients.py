@@ -22,7 +22,7 @@ SLOW = 500
 GROWTH_MIB = 24.0
 """Measured: 5.5 MiB; a server that keeps 64 KiB for each connection would need 31."""
 PATIENCE_S = 30.0
-"""A server that waits 10 s for a head or a body, and 3 s for one it refused, has cut everybody off by then."""
+"""A server that waits 10 s for a head or a body, and 3 s for what it refused, is done long before."""
 
 
 class SlowClients(threading.Thread):
