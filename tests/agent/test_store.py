@@ -103,6 +103,23 @@ def test_a_round_that_ended_as_the_power_failed_is_not_taken_up_again(tmp_path: 
     assert not (tmp_path / "round.json").exists()
 
 
+def test_on_a_full_disk_the_rounds_files_go_all_the_same(
+    tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from emberfleet.agent import store as module
+
+    def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    store = RoundStore(tmp_path)
+    trained = train(store, device)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_private", full)
+        with pytest.raises(StorageError, match="full"):
+            store.end(trained)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_that_cannot_be_read_ends_the_round_and_not_the_device(tmp_path: Path, device: Device) -> None:
     store = RoundStore(tmp_path)
     store.save(device.round)

@@ -111,10 +111,16 @@ class RoundStore:
         return found if np.isfinite(found).all() else None
 
     def end(self, round_: DeviceRound) -> None:
-        """The round is over for this device, and is not taken up again."""
-        ids = [*(known for known in self.over() if known != round_.round_id), round_.round_id]
-        write_private(self._over, encode_json({"over": ids[-ROUNDS_REMEMBERED:]}) + b"\n")
-        self._clear()
+        """The round is over for this device, and is not taken up again.
+
+        Where its id cannot be written down (a full disk) its files go all the same: offered again, it would
+        begin with new secrets.
+        """
+        try:
+            ids = [*(known for known in self.over() if known != round_.round_id), round_.round_id]
+            write_private(self._over, encode_json({"over": ids[-ROUNDS_REMEMBERED:]}) + b"\n")
+        finally:
+            self._clear()
 
     def over(self) -> tuple[str, ...]:
         """Ids of rounds that this device has finished or left, the latest last."""
