@@ -7,9 +7,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from emberfleet.core.errors import EmberError
 from emberfleet.core.offers import Mode
 from emberfleet.server.registry.models import ModelRegistry
-from emberfleet.server.registry.publisher import Publisher
+from emberfleet.server.registry.publisher import Evaluator, Publisher
 from emberfleet.server.rounds.disclosing import more_may_come, wait_for_more
 from emberfleet.server.rounds.failed import fail_round
 from emberfleet.server.rounds.journal import Journal
@@ -93,3 +94,23 @@ class Conclusion:
             return {}
         stored = self.database.messages(round_.id)
         return mean_metrics([message for message in stored if message.kind == Kind.UPDATE])
+
+
+class Evaluations:
+    """Measures new models beside the rounds, and writes down what was found."""
+
+    def __init__(self, database: Database, evaluator: Evaluator) -> None:
+        self._database, self._evaluator = database, evaluator
+        self._running: set[asyncio.Task[None]] = set()
+
+    def begin(self, round_id: str, data: bytes) -> None:
+        """Measure the bundle that a round made; nobody waits for it."""
+        task = asyncio.create_task(self._evaluate(round_id, data))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _evaluate(self, round_id: str, data: bytes) -> None:
+        try:
+            self._database.add_round_metrics(round_id, await asyncio.to_thread(self._evaluator, data))
+        except EmberError as error:
+            log.error("the new model could not be measured: %s", error)

@@ -13,7 +13,6 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -25,9 +24,9 @@ from emberfleet.core.sealing import SealingKey
 from emberfleet.core.signing import SigningKey
 from emberfleet.server.registry.models import ModelRegistry
 from emberfleet.server.registry.publisher import Evaluator, Publisher
-from emberfleet.server.rounds.answering import FROM, Answer, Answers
+from emberfleet.server.rounds.answering import FROM, Answer
 from emberfleet.server.rounds.collecting import check_upload, hear_device
-from emberfleet.server.rounds.concluding import Conclusion, published_now
+from emberfleet.server.rounds.concluding import Conclusion, Evaluations, published_now
 from emberfleet.server.rounds.failed import fail_round
 from emberfleet.server.rounds.journal import Journal
 from emberfleet.server.rounds.offering import make_offer, make_terms, offered_in
@@ -38,6 +37,7 @@ from emberfleet.server.rounds.presence import Presence
 from emberfleet.server.rounds.rebuilding import row_of
 from emberfleet.server.rounds.receiving import open_upload, upload_limit
 from emberfleet.server.rounds.resuming import take_up
+from emberfleet.server.rounds.running import Running
 from emberfleet.server.rounds.state import OVER, Phase, Round, check_member, late, reached
 from emberfleet.server.rounds.steps import STEPS, Kind, accept, advance, due_at
 from emberfleet.server.storage.database import Database, StoredMessage
@@ -48,26 +48,6 @@ LONGEST_SLEEP_S: Final = 0.25
 """Silence and clocks are looked at so often; no message waits for it."""
 PAUSE_AFTER_FAILURE_S: Final = 1.0
 NONCES_KEPT_S: Final = 900.0
-
-
-@dataclass(slots=True)
-class Running:
-    """The round at hand.
-
-    Attributes:
-        key: Opens the updates of a sealed round; None in a secure one.
-        quarantined: Devices that are not drawn.
-    """
-
-    journal: Journal
-    key: SealingKey | None
-    quarantined: frozenset[str] = frozenset()
-    answers: Answers = field(default_factory=Answers)
-
-    @property
-    def round(self) -> Round:
-        """As stored."""
-        return self.journal.round
 
 
 class Coordinator:
@@ -101,7 +81,8 @@ class Coordinator:
         """
         self._database, self._folder, self._registry = database, folder, registry
         self._key, self._plan, self._clock = key, plan, clock
-        self._rounds, self._evaluator = rounds, evaluator
+        self._rounds = rounds
+        self._evaluations = None if evaluator is None else Evaluations(database, evaluator)
         self._presence = Presence()
         self._pace = Pace(plan)
         self._current = published_now(registry)
@@ -111,7 +92,6 @@ class Coordinator:
         self._wake = asyncio.Event()
         self._finished = 0
         self._next_nonce_sweep = 0.0
-        self._background: set[asyncio.Task[None]] = set()
 
     @property
     def model(self) -> ModelInfo:
@@ -192,7 +172,8 @@ class Coordinator:
             StorageError: It could not be stored, and does not count.
         """
         digest = sha256_hex(body)
-        if self._database.message_digest(round_id, device_id, kind) == digest:
+        at_hand = self._running is not None and self._running.round.id == round_id
+        if not at_hand and self._database.message_digest(round_id, device_id, kind) == digest:
             return
         journal = self._round_of(round_id, device_id).journal
         if journal.digest_of(kind, device_id) != digest:
@@ -360,16 +341,8 @@ class Coordinator:
         self._forget(done)
         self._notify()
         self._wake.set()
-        if self._evaluator is not None:
-            task = asyncio.create_task(self._evaluate(self._evaluator, done.id, published.data))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
-
-    async def _evaluate(self, evaluator: Evaluator, round_id: str, data: bytes) -> None:
-        try:
-            self._database.add_round_metrics(round_id, await asyncio.to_thread(evaluator, data))
-        except EmberError as error:
-            log.error("the new model could not be measured: %s", error)
+        if self._evaluations is not None:
+            self._evaluations.begin(done.id, published.data)
 
     def _fail(self, why: str) -> None:
         running = self._running
