@@ -29,7 +29,7 @@ def test_the_round_at_hand_fails_and_the_next_begins_from_the_model_that_came_ba
 
         agents = [server.device(tmp_path / f"{n}", Target(1.0, before=take_back), f"{n}") for n in range(2)]
         with at_work(agents):
-            over = server.wait_for_rounds(2)
+            over = server.wait_for_rounds(2, timeout_s=60)
     assert [(row["phase"], row["model_version"]) for row in over[:2]] == [("failed", 1), ("done", 2)]
     assert "model 2 was published meanwhile" in over[0]["failure"]
     assert float(server.model(3)["conv/bias"][0]) == pytest.approx(1.0, abs=1e-3)
