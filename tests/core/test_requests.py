@@ -139,7 +139,7 @@ CHANGES: dict[str, tuple[str, str]] = {
     "a creation time in quotes": (";created=1700000000", ';created="1700000000"'),
     "another purpose": (f'"{requests.TAG}"', '"another-tag"'),
     "no purpose": (f';tag="{requests.TAG}"', ""),
-    "another algorithm": (";nonce=", ';alg="rsa-v1_5-sha256";nonce='),
+    "another algorithm": ('alg="ed25519"', 'alg="rsa-v1_5-sha256"'),
     "a short nonce": (";nonce=", ';nonce="short";x='),
     "two devices": (";keyid=", ';keyid="";keyid='),
     "more components": ('"content-digest")', '"content-digest" "date")'),
