@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emberfleet.agent import store as module
+from emberfleet.agent.rounds import secure
 from emberfleet.agent.rounds.feedback import residual_of
 from emberfleet.agent.rounds.state import DeviceRound, Stage
-from emberfleet.agent.store import ROUNDS_REMEMBERED, RoundStore
+from emberfleet.agent.store import RoundStore
 from emberfleet.core.arrays import Float32
 from emberfleet.core.errors import FormatError, StorageError
 from tests.agent.rounds.world import PLAN, Device, World
@@ -23,8 +25,6 @@ def device() -> Device:
 
 
 def train(store: RoundStore, device: Device, residual: Float32 | None = None) -> DeviceRound:
-    from emberfleet.agent.rounds import secure
-
     body = secure.mask_change(device.round, device.change, device.samples)
     trained = secure.keep_masked(device.round, body)
     store.save_trained(trained, body, residual)
@@ -106,8 +106,6 @@ def test_a_round_that_ended_as_the_power_failed_is_not_taken_up_again(tmp_path: 
 def test_on_a_full_disk_the_rounds_files_go_all_the_same(
     tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from emberfleet.agent import store as module
-
     def full(*_: object) -> None:
         raise StorageError("the disk is full")
 
@@ -129,13 +127,16 @@ def test_a_file_that_cannot_be_read_ends_the_round_and_not_the_device(tmp_path: 
     assert not path.exists()
 
 
-def test_the_oldest_rounds_are_forgotten_first(tmp_path: Path, device: Device) -> None:
+def test_the_oldest_rounds_are_forgotten_first(
+    tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROUNDS_REMEMBERED", 5)
     store = RoundStore(tmp_path)
-    for number in range(ROUNDS_REMEMBERED + 2):
+    for number in range(7):
         terms = replace(device.round.offer.terms, round_id=f"{number:032x}")
         store.end(DeviceRound(replace(device.round.offer, terms=terms), Stage.JOINED))
     over = store.over()
-    assert (len(over), over[0], over[-1]) == (ROUNDS_REMEMBERED, f"{2:032x}", f"{257:032x}")
+    assert over == tuple(f"{number:032x}" for number in range(2, 7))
 
 
 def test_what_an_upload_keeps_back_counts_once_it_is_acknowledged(tmp_path: Path, device: Device) -> None:

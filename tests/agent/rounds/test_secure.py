@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -19,8 +21,11 @@ from tests.agent.rounds.world import World, swapped, terms_of
 SMALL_ORDER = bytes(32)
 
 
-def refused(check: Check) -> pytest.RaisesExc[CheckError]:
-    return pytest.RaisesExc(CheckError, check=lambda error: error.check is check)
+@contextmanager
+def refused(check: Check) -> Iterator[None]:
+    with pytest.raises(CheckError, match=check.value) as caught:
+        yield
+    assert caught.value.check is check
 
 
 @pytest.fixture
