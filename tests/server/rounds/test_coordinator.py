@@ -28,6 +28,7 @@ from emberfleet.server.fleet import Fleet, ServerConfig, init_server
 from emberfleet.server.registry.publisher import OpenedModel
 from emberfleet.server.rounds.coordinator import Coordinator
 from emberfleet.server.rounds.plan import RoundPlan
+from emberfleet.server.storage.database import RoundRow
 from tests.fleet import make_bundle, open_bundle, small_model
 
 PLAN = RoundPlan(mode=Mode.SEALED, cohort=2, minimum=2, lease_s=0)
@@ -178,5 +179,23 @@ def test_a_device_that_waits_is_answered_in_time(tmp_path: Path) -> None:
         reply = await ask(coordinator, DEVICES[0], 0.3)
         assert reply.offer is None
         assert 0.25 <= time.monotonic() - begin < 3
+
+    play(fleet, scenario)
+
+
+def test_a_culprit_sits_out_as_many_rounds_as_the_plan_says(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path / "server")
+    liars = {number: f"{number:032x}" for number in (1, 5, 24)}
+    for number, liar in liars.items():
+        row = RoundRow(f"{number:032x}", number, 1, "failed", 1.0, closed_at=2.0, culprits=(liar,))
+        fleet.database.save_round(row)
+
+    async def scenario(coordinator: Coordinator) -> None:
+        while coordinator.round is None:
+            await asyncio.sleep(0.005)
+        assert coordinator.round.number == 25
+        assert PLAN.quarantine_rounds == 20
+        assert coordinator._running is not None
+        assert coordinator._running.quarantined == {liars[5], liars[24]}
 
     play(fleet, scenario)

@@ -184,3 +184,9 @@ def test_whatever_happens_an_update_counts_once_and_a_round_ends_by_its_deadline
     if round_.phase is Phase.COLLECT:
         round_ = advance(round_, 100.0)
     assert round_.phase is (Phase.APPLY if len(accepted) >= 2 else Phase.FAILED)
+
+
+def test_who_sits_out_is_not_drawn_and_not_counted_on() -> None:
+    waiting = opened(replace(PLAN, cohort=3, over_selection=0.0))
+    assert start_if_ready(waiting, DEVICES[:4], 1, quarantined=DEVICES[2:]) is waiting
+    assert set(start_if_ready(waiting, DEVICES[:5], 1, quarantined=DEVICES[:2]).cohort) == set(DEVICES[2:5])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from emberfleet.core.errors import FormatError
@@ -38,12 +38,14 @@ def accept_disclosure(round_: Round, device_id: str, disclosure: Disclosure, now
     return replace(round_, disclosures={**round_.disclosures, position: disclosure}, given=dict(given))
 
 
-def needed(round_: Round) -> list[int]:
+def needed(round_: Round) -> Iterator[int]:
     """Positions whose secret is needed: the survivors, and the vanished with a surviving neighbour."""
     group, survivors = round_.known_group, round_.known_survivors
+    yield from survivors.survivors
     alive = frozenset(survivors.survivors)
-    wanted = (position for position in survivors.vanished if alive.intersection(group.neighbours[position]))
-    return [*survivors.survivors, *wanted]
+    for position in survivors.vanished:
+        if not alive.isdisjoint(group.neighbours[position]):
+            yield position
 
 
 def advance(round_: Round, now: float) -> Round:
@@ -57,11 +59,11 @@ def advance(round_: Round, now: float) -> Round:
     if round_.patient and not all_in and now < round_.deadline_at:
         return round_
     threshold = round_.known_graph.threshold
-    lacking = sum(round_.given.get(position, 0) < threshold for position in needed(round_))
-    if not lacking:
+    if all(round_.given.get(position, 0) >= threshold for position in needed(round_)):
         return enter(round_, Phase.APPLY, now)
     if not all_in and now < round_.deadline_at:
         return round_
+    lacking = sum(round_.given.get(position, 0) < threshold for position in needed(round_))
     return fail_round(
         round_,
         f"of {lacking} devices fewer than {threshold} shares came back, "
