@@ -276,7 +276,7 @@ def test_survivors_below_the_terms_or_the_devices_floor_are_refused(minimum: int
 def test_survivors_among_whom_too_few_are_neighbours_are_refused() -> None:
     world = World.of(9, terms_of(dropout_share=0.1))
     survivors, device = trained(world), world.devices[0]
-    fewer = replace(survivors, survivors=(0, 1, 2, 3), vanished=(4, 5, 6, 7, 8))
+    fewer = replace(survivors, survivors=(0, 1, 2, 3, 4), vanished=(5, 6, 7, 8))
     with refused(Check.TOO_FEW_NEIGHBOURS_ALIVE):
         secure.take_survivors(device.round, fewer, device.party)
 
