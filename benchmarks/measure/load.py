@@ -20,7 +20,7 @@ from benchmarks.load.devices import CHANGE, Crowd, describe
 from benchmarks.measure.setting import Setting
 from emberfleet.cli.fleet_figures.children import ask_once
 from emberfleet.cli.fleet_figures.processes import serve_folder, wait_for_rounds
-from emberfleet.cli.fleet_figures.rounds import processor_s
+from emberfleet.cli.fleet_figures.rounds import phase_seconds, processor_s
 from emberfleet.converters.bundle import build_bundle
 from emberfleet.core.bundle import Bundle
 from emberfleet.core.errors import DeviceError
@@ -109,6 +109,7 @@ def run_load(folder: Path, devices: int, processes: int) -> dict[str, Any]:
         "threshold": graph.threshold,
         "values": int(model.tensors[TENSOR].size),
         "round_s": round((row.closed_at or 0.0) - (row.started_at or 0.0), 2),
+        "phases_s": phase_seconds(row),
         **_requests(told),
         **facts,
         "clients_processor_s": round(sum(found["processor_s"] for found in told), 1),

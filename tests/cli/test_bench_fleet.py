@@ -54,6 +54,9 @@ def test_every_round_ended_with_a_model(found: dict[str, Any]) -> None:
     (run,) = found["setting"]["round"]
     assert run["rounds"] == 2
     assert found["round_s"] == run["seconds_from_draw_to_model"]
+    phases = run["phases_s"]
+    assert list(phases) == ["open", "keys", "shares", "collect", "confirm", "unmask", "apply", "publish"]
+    assert sum(phases.values()) - phases["open"] == pytest.approx(found["round_s"], abs=0.01)
 
 
 @pytest.mark.slow

@@ -120,7 +120,8 @@ def wait_for_rounds(
             time.sleep(0.1)
     finally:
         database.close()
-    raise DeviceError(f"{rounds} rounds were not over after {timeout_s:.0f} s: {rows[-2:]}")
+    last = ", ".join(f"round {row.number} in phase {row.phase}" for row in rows[-2:])
+    raise DeviceError(f"{rounds} rounds were not over after {timeout_s:.0f} s: {last}")
 
 
 def live(spec: DeviceSpec) -> None:

@@ -125,8 +125,20 @@ def _facts(rows: Sequence[RoundRow]) -> dict[str, Any]:
         "low": round(min(between), 3),
         "high": round(max(between), 3),
         "seconds_from_draw_to_model": round(statistics.median(inside), 3),
+        "phases_s": _phases(rows[1:]),
         "loss": [round(row.metrics["loss"], 4) for row in rows if "loss" in row.metrics],
     }
+
+
+def phase_seconds(row: RoundRow) -> dict[str, float]:
+    """How long a round that is over was in each phase."""
+    begins = sorted(row.entered.items(), key=lambda entry: entry[1])
+    return {phase: round(end - begin, 3) for (phase, begin), (_, end) in pairwise(begins)}
+
+
+def _phases(rows: Sequence[RoundRow]) -> dict[str, float]:
+    each = [phase_seconds(row) for row in rows]
+    return {phase: round(statistics.median(found[phase] for found in each), 3) for phase in each[0]}
 
 
 def _closed(row: RoundRow) -> float:
