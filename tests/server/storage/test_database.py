@@ -15,6 +15,7 @@ from emberfleet.core.digest import sha256_hex
 from emberfleet.core.errors import EnrolmentError, StorageError
 from emberfleet.core.messages import ModelInfo
 from emberfleet.server.storage.database import Database, Device, RoundRow, StoredMessage
+from emberfleet.server.storage.rounds import KEPT_ROUNDS
 
 KITCHEN = Device("a" * 32, b"k" * 32, "kitchen", 5.0, None)
 GARAGE = Device("b" * 32, b"g" * 32, "garage", 6.0, None)
@@ -210,3 +211,24 @@ def test_another_connection_may_use_it_at_once(database: Database, tmp_path: Pat
         assert beside.execute("SELECT count(*) FROM tokens").fetchone() == (1,)
     finally:
         beside.close()
+
+
+def test_a_summary_counts_devices_and_names_none(database: Database) -> None:
+    for number in (1, 2, 3):
+        row = replace(ROUND, id=f"{number:032x}", number=number, dropped=("a",), culprits=("b",))
+        database.save_round(replace(row, cohort=tuple("abc"[:number])))
+    found = database.summaries(last=2)
+    assert [(one.number, one.cohort, one.dropped, one.culprits) for one in found] == [
+        (2, 2, 1, 1),
+        (3, 3, 1, 1),
+    ]
+    assert found[0].plan == ROUND.plan
+
+
+def test_digests_are_kept_for_some_rounds_and_not_for_ever(database: Database) -> None:
+    for number in range(1, KEPT_ROUNDS + 3):
+        row = replace(ROUND, id=f"{number:032x}", number=number)
+        database.save_progress(row.id, [advert("a", 0)], row)
+        database.save_progress(row.id, [], replace(row, phase="done"), over=True)
+    kept = [bool(database.messages(f"{number:032x}")) for number in range(1, KEPT_ROUNDS + 3)]
+    assert kept == [False, False, *[True] * KEPT_ROUNDS]

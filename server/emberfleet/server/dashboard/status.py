@@ -9,7 +9,7 @@ from emberfleet.core.codec import encode_json
 from emberfleet.core.offers import Mode
 from emberfleet.core.releases import EVERYBODY
 from emberfleet.server.rounds.state import Phase, Round
-from emberfleet.server.storage.database import Database, RoundRow
+from emberfleet.server.storage.database import Database, RoundSummary
 from emberfleet.server.storage.releases import ReleaseRow
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ dd { margin: 0; font-size: 1.6rem }
 """
 
 
-def round_facts(row: RoundRow) -> dict[str, Any]:
+def round_facts(row: RoundSummary) -> dict[str, Any]:
     """One round for a table: no device is named."""
     seconds = None
     if row.started_at is not None and row.closed_at is not None:
@@ -36,10 +36,10 @@ def round_facts(row: RoundRow) -> dict[str, Any]:
         "phase": row.phase,
         "mode": row.plan.get("mode", Mode.SEALED.value),
         "model_version": row.model_version,
-        "cohort": len(row.cohort),
+        "cohort": row.cohort,
         "accepted": row.accepted,
-        "dropped": len(row.dropped),
-        "culprits": len(row.culprits),
+        "dropped": row.dropped,
+        "culprits": row.culprits,
         "seconds": seconds,
         "metrics": dict(row.metrics),
         "failure": row.failure,
@@ -62,7 +62,7 @@ def stored_facts(database: Database, rollout_percent: int = EVERYBODY) -> dict[s
             "revoked": sum(device.revoked_at is not None for device in devices),
         },
         "models": [row.to_json() for row in database.releases(rollout_percent, SHOWN_MODELS)],
-        "rounds": [round_facts(row) for row in database.rounds()],
+        "rounds": [round_facts(row) for row in database.summaries()],
     }
 
 
@@ -101,7 +101,7 @@ def running_facts(round_: Round, now: float) -> dict[str, Any]:
 def render_status(fleet: Fleet) -> str:
     """The state of a running server as a page that asks nobody else for anything."""
     running, model = fleet.coordinator.round, fleet.coordinator.model
-    rows = "".join(_row(round_facts(row)) for row in reversed(fleet.database.rounds(last=200)))
+    rows = "".join(_row(round_facts(row)) for row in reversed(fleet.database.summaries(last=200)))
     models = "".join(_model_row(row) for row in reversed(fleet.registry.overview(SHOWN_MODELS)))
     now = "none" if running is None else _words(running, fleet.clock())
     facts = (

@@ -42,8 +42,8 @@ def row_of(round_: Round) -> RoundRow:
 
 
 def final_row(round_: Round, now: float) -> RoundRow:
-    """What is written down of a round that is over."""
-    return replace(row_of(round_), dropped=round_.missing, closed_at=now)
+    """What is written down of a round that is over; nobody needs its terms any more."""
+    return replace(row_of(round_), terms=b"", dropped=round_.missing, closed_at=now)
 
 
 def rebuild(row: RoundRow, messages: Sequence[StoredMessage], now: float) -> Round:

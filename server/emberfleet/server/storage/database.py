@@ -9,9 +9,9 @@ from __future__ import annotations
 from emberfleet.server.storage.devices import Device, DeviceTables, hash_token
 from emberfleet.server.storage.models import ModelTables
 from emberfleet.server.storage.releases import ReleaseTables
-from emberfleet.server.storage.rounds import RoundRow, RoundTables, StoredMessage
+from emberfleet.server.storage.rounds import RoundRow, RoundSummary, RoundTables, StoredMessage
 
-__all__ = ["Database", "Device", "RoundRow", "StoredMessage", "hash_token"]
+__all__ = ["Database", "Device", "RoundRow", "RoundSummary", "StoredMessage", "hash_token"]
 
 
 class Database(DeviceTables, RoundTables, ModelTables, ReleaseTables):

@@ -121,9 +121,7 @@ class ReleaseTables(Connections):
         with self._transaction() as connection:
             changed = connection.execute(sa.update(reports).where(*key).values(values))
             if not changed.rowcount:
-                connection.execute(
-                    sa.insert(reports).values(version=version, device_id=device_id, **values)
-                )
+                connection.execute(sa.insert(reports).values(version=version, device_id=device_id, **values))
 
 
 def _row(row: Any, default_percent: int) -> ReleaseRow:

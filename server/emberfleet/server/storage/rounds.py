@@ -55,6 +55,24 @@ class RoundRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundSummary:
+    """A round in numbers: as `RoundRow`, with counts of devices in place of their ids."""
+
+    number: int
+    model_version: int
+    phase: str
+    started_at: float | None
+    closed_at: float | None
+    plan: Mapping[str, Any]
+    accepted: int
+    failure: str
+    metrics: Mapping[str, float]
+    cohort: int
+    dropped: int
+    culprits: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredMessage:
     """An accepted message, as it was sent.
 
@@ -73,6 +91,24 @@ class StoredMessage:
 
 
 _ROUND: Final = sa.select(rounds).where(rounds.c.id == sa.bindparam("round_id"))
+_SUMMARIES: Final = (
+    sa.select(
+        rounds.c.number,
+        rounds.c.model_version,
+        rounds.c.phase,
+        rounds.c.started_at,
+        rounds.c.closed_at,
+        rounds.c.plan,
+        rounds.c.accepted,
+        rounds.c.failure,
+        rounds.c.metrics,
+        sa.func.json_array_length(rounds.c.cohort),
+        sa.func.json_array_length(rounds.c.dropped),
+        sa.func.json_array_length(rounds.c.culprits),
+    )
+    .order_by(rounds.c.number.desc(), rounds.c.opened_at.desc())
+    .limit(sa.bindparam("last"))
+)
 _MESSAGES: Final = (
     sa.select(
         messages.c.device_id,
@@ -93,6 +129,11 @@ _DIGEST: Final = sa.select(messages.c.digest).where(
 _ADD_MESSAGE: Final = sa.insert(messages)
 _FORGET_BODIES: Final = (
     sa.update(messages).where(messages.c.round_id == sa.bindparam("of_round")).values(body=b"")
+)
+KEPT_ROUNDS: Final = 16
+"""For so many rounds a message that is sent again still gets its answer."""
+_FORGET_ROUNDS: Final = sa.delete(messages).where(
+    messages.c.round_id.in_(sa.select(rounds.c.id).where(rounds.c.number <= sa.bindparam("last")))
 )
 _TUPLES: Final = ("cohort", "survivors", "dropped", "culprits")
 _COLUMNS: Final = tuple(RoundRow.__dataclass_fields__)
@@ -121,15 +162,15 @@ class RoundTables(Connections):
                 connection.execute(_ADD_MESSAGE, [_message_values(round_id, message) for message in accepted])
             if values is not None:
                 _upsert_round(connection, values)
-            if over:
-                connection.execute(_FORGET_BODIES, {"of_round": round_id})
+            if over and row is not None:
+                _forget(connection, row)
 
     def save_publication(self, row: RoundRow, model: ModelInfo, now: float) -> None:
         """Write the end of a round and the model it made, and forget what its devices sent, in one."""
         with self._transaction() as connection:
             _upsert_round(connection, _round_values(row))
             connection.execute(sa.insert(models).values(**model.to_json(), published_at=now, round_id=row.id))
-            connection.execute(_FORGET_BODIES, {"of_round": row.id})
+            _forget(connection, row)
 
     def add_round_metrics(self, round_id: str, metrics: Mapping[str, float]) -> None:
         """Add measurements made after a round was closed."""
@@ -157,6 +198,12 @@ class RoundTables(Connections):
             found = connection.execute(newest).all()
         return [_round_row(row) for row in reversed(found)]
 
+    def summaries(self, last: int = 1000) -> list[RoundSummary]:
+        """The newest rounds in numbers, oldest of them first: for who asks often."""
+        with self._transaction(flushed=False) as connection:
+            found = connection.execute(_SUMMARIES, {"last": last}).all()
+        return [RoundSummary(*row) for row in reversed(found)]
+
     def messages(self, round_id: str) -> list[StoredMessage]:
         """All messages of a round, in the order they were accepted."""
         with self._transaction(flushed=False) as connection:
@@ -168,6 +215,11 @@ class RoundTables(Connections):
         with self._transaction(flushed=False) as connection:
             found = connection.execute(_DIGEST, key).scalar_one_or_none()
         return None if found is None else str(found)
+
+
+def _forget(connection: sa.Connection, row: RoundRow) -> None:
+    connection.execute(_FORGET_BODIES, {"of_round": row.id})
+    connection.execute(_FORGET_ROUNDS, {"last": row.number - KEPT_ROUNDS})
 
 
 def _message_values(round_id: str, message: StoredMessage) -> dict[str, Any]:
