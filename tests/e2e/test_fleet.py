@@ -96,7 +96,7 @@ def test_a_slow_device_that_says_it_is_alive_is_waited_for(tmp_path: Path) -> No
 
 
 def test_too_few_updates_fail_the_round_and_the_model_stays(tmp_path: Path) -> None:
-    plan = RoundPlan(mode=Mode.SEALED, cohort=2, minimum=2, deadline_s=0.5)
+    plan = RoundPlan(mode=Mode.SEALED, cohort=2, minimum=2, deadline_s=10.0)
     with serve(tmp_path / "server", plan) as server:
         agents = [
             server.device(tmp_path / "good", Target(0.1)),
