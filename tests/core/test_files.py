@@ -6,6 +6,8 @@ import errno
 import os
 import resource
 import stat
+import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,6 +155,29 @@ def test_a_file_over_the_limit_names_both_sizes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"123456")
     with pytest.raises(FormatError, match="6 bytes, expected at most 5"):
         read_limited(tmp_path / "a", 5)
+
+
+def test_a_small_file_takes_little_memory_whatever_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"small")
+    tracemalloc.start()
+    try:
+        assert read_limited(tmp_path / "a", 1 << 30) == b"small"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_grows_while_it_is_read_is_read_whole_or_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for limit in (100_000, 99_999):
+        writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(bytes(100_000),))
+        writer.start()
+        if limit == 100_000:
+            assert read_limited(tmp_path / "pipe", limit) == bytes(100_000)
+        else:
+            with pytest.raises(FormatError, match="expected at most 99999"):
+                read_limited(tmp_path / "pipe", limit)
+        writer.join()
 
 
 def test_a_file_that_hides_its_size_is_still_bounded() -> None:

@@ -333,13 +333,12 @@ def check_address(address: str) -> str:
     Raises:
         ConfigError: Not an http or https address.
     """
-    parts = urlsplit(address)
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or parts.query
-        or parts.path not in ("", "/")
-    ):
+    try:
+        parts = urlsplit(address)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine or parts.query or parts.path not in ("", "/"):
         raise ConfigError(f"'{address}' is not a server's address: expected http(s)://host:port")
     return address.rstrip("/")
 

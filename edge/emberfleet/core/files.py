@@ -77,7 +77,10 @@ def read_limited(path: str | Path, limit: int) -> bytes:
     with storage_errors("read", path), open(path, "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         if size <= limit:
-            data = stream.read(limit + 1)
+            # `read` sets aside as much as it is asked for, so it is not asked for the limit.
+            data = stream.read(size + 1)
+            if len(data) > size:
+                data += stream.read(limit + 1 - len(data))
             size = max(size, len(data))
             if len(data) <= limit:
                 return data

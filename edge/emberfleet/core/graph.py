@@ -196,8 +196,11 @@ def _read_field(kind: str, value: object, where: str) -> object:
     """Check one JSON value against the field's annotation; lists become tuples."""
     if kind in ("str", "bool", "int") and type(value).__name__ == kind:
         return value
-    if kind == "float" and type(value) in (int, float):
-        return float(value)  # type: ignore[arg-type]
+    if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise FormatError(f"graph: {where}: an integer that no float can hold") from error
     if kind == "tuple[str, ...]" and isinstance(value, list) and all(type(v) is str for v in value):
         return tuple(value)
     lengths = {"tuple[int, int]": 2, "Padding": 4, "Shape": None}

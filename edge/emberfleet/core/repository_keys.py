@@ -46,7 +46,7 @@ class RepositoryKey(Key):
             if len(raw) != SIGNATURE_BYTES:
                 raise ValueError("not the length of an Ed25519 signature")
             VerifyKey(bytes.fromhex(self.keyval["public"])).verify(raw, data)
-        except (EmberError, ValueError) as error:
+        except (EmberError, ValueError, TypeError) as error:
             raise UnverifiedSignatureError(f"not signed by {self.keyid}") from error
 
 

@@ -14,7 +14,7 @@ import base64
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from emberfleet.core.codec import Fields, encode_json, to_base64
@@ -127,7 +127,7 @@ class SigningKey:
 
         try:
             key = load_pem_private_key(pem, passphrase.encode() if passphrase is not None else None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
             raise FormatError("signing key: not a private key in PEM, or the passphrase is wrong") from error
         if not isinstance(key, Ed25519PrivateKey):
             raise FormatError("signing key: not an Ed25519 key; make one with SigningKey.generate")
