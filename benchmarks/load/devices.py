@@ -79,29 +79,26 @@ class SimulatedDevice:
 
     async def take_part(self) -> None:
         """From the offer to the disclosure."""
-        offer = await self._wait_for_offer()
-        standing = Standing(self._id, offer.terms.model, (), FLOOR)
-        consider_offer(offer, standing)
-        path = f"/v1/rounds/{offer.terms.round_id}"
-        round_ = secure.join_round(offer, Secrets.draw(os.urandom))
-        await self._send(path, "keys", secure.advert_of(round_, self._party).encode())
+        envelope = await self._wait_for_offer()
+        round_, advert = await self._aside(self._join, envelope)
+        path, update = f"/v1/rounds/{round_.round_id}", round_.offer.terms.update
+        await self._send(path, "keys", advert)
         roster = await self._connection.wait_for(f"{path}/roster")
         round_ = await self._aside(_take_roster, round_, roster, self._party)
-        members = len(round_.graph.roster.members)
         await self._send(path, "shares", round_.shares)
         mailbox = await self._connection.wait_for(f"{path}/shares")
         round_ = await self._aside(_take_mailbox, round_, mailbox, self._party)
         if self._vanishes:
             await self._send(path, "decline", b"")
             return
-        change = np.full(offer.terms.update.size, CHANGE, np.float32)
+        change = np.full(update.size, CHANGE, np.float32)
         body = await self._aside(secure.mask_change, round_, change, 1)
         round_ = secure.keep_masked(round_, body)
         target = f"{path}/update?offset=0&size={len(body)}&digest={sha256_hex(body)}"
         await self._connection.ask("PUT", target, body, "update")
-        survivors = Survivors.decode(await self._connection.wait_for(f"{path}/survivors"), members)
-        round_ = secure.take_survivors(round_, survivors, self._party)
-        await self._send(path, "confirmation", secure.confirmation_of(round_, self._party).encode())
+        survivors = await self._connection.wait_for(f"{path}/survivors")
+        round_, confirmation = await self._aside(_take_survivors, round_, survivors, self._party)
+        await self._send(path, "confirmation", confirmation)
         try:
             confirmed = await self._connection.wait_for(f"{path}/confirmations")
             round_ = await self._aside(_take_confirmations, round_, confirmed)
@@ -116,11 +113,17 @@ class SimulatedDevice:
         """Close the connection."""
         self._connection.close()
 
-    async def _wait_for_offer(self) -> RoundOffer:
+    async def _wait_for_offer(self) -> bytes:
         while True:
             reply = WorkReply.decode(await self._connection.ask("GET", f"/v1/work?model=1&wait={WAIT_S}"))
             if reply.offer is not None:
-                return RoundOffer.open(reply.offer, self._server_key)
+                return reply.offer
+
+    def _join(self, envelope: bytes) -> tuple[DeviceRound, bytes]:
+        offer = RoundOffer.open(envelope, self._server_key)
+        consider_offer(offer, Standing(self._id, offer.terms.model, (), FLOOR))
+        round_ = secure.join_round(offer, Secrets.draw(os.urandom))
+        return round_, secure.advert_of(round_, self._party).encode()
 
     async def _aside(self, work: Callable[..., Result], *arguments: object) -> Result:
         """Compute in another thread, so that answers are timed when they come."""
@@ -164,6 +167,12 @@ def _take_mailbox(round_: DeviceRound, data: bytes, party: secure.Party) -> Devi
     if left_out:
         raise DeviceError(f"{len(left_out)} neighbours' shares were not good: {left_out[0]}")
     return after
+
+
+def _take_survivors(round_: DeviceRound, data: bytes, party: secure.Party) -> tuple[DeviceRound, bytes]:
+    survivors = Survivors.decode(data, len(round_.graph.roster.members))
+    after = secure.take_survivors(round_, survivors, party)
+    return after, secure.confirmation_of(after, party).encode()
 
 
 def _take_confirmations(round_: DeviceRound, data: bytes) -> DeviceRound:
