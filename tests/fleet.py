@@ -107,7 +107,8 @@ class RunningServer:
         client_type: type[ServerClient] = ServerClient,
     ) -> Agent:
         """Enrol a device with a fresh token and one sample."""
-        identity = enrol_device(self.address, make_tokens(self.folder)[0], folder, name)
+        token = make_tokens(self.folder)[0]
+        identity = enrol_device(self.address, token, folder, name, allow_sealed=True)
         retrain.trusted = identity.trusted
         client = client_type(identity.server, identity.key, identity.device_id, Backoff(3, 0.01, 0.05))
         agent = Agent(

@@ -152,7 +152,7 @@ def turn_of(agent: Agent, outcome: Outcome) -> Turn:
     ("setting", "reason"),
     [
         ({"minimum_cohort": 9}, "fewer updates than this device's minimum_cohort: 3, expected at least 9"),
-        ({"secure_only": True}, "shows single updates to the server"),
+        ({"allow_sealed": False}, "shows single updates to the server"),
     ],
 )
 def test_a_device_leaves_a_round_that_its_owner_does_not_want_and_says_why(

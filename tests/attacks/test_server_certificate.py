@@ -105,7 +105,7 @@ def test_a_device_enrols_and_works_over_tls_with_the_pin_of_its_token(tmp_path: 
     certificate = new_certificate(tmp_path / "tls.pem")
     with https(tmp_path / "server", certificate) as address:
         [token] = make_tokens(tmp_path / "server", pin=pin_of_file(certificate))
-        identity = enrol_device(address, token, tmp_path / "device", "kitchen")
+        identity = enrol_device(address, token, tmp_path / "device", "kitchen", allow_sealed=True)
         assert Identity.load(tmp_path / "device").pin == identity.pin == pin_of_file(certificate)
         client = ServerClient.of(identity)
         assert client.latest().version == 1
@@ -115,7 +115,7 @@ def test_a_device_enrols_and_works_over_tls_with_the_pin_of_its_token(tmp_path: 
 def test_somebody_in_between_learns_nothing_at_enrolment(between: Between, tmp_path: Path) -> None:
     token = Token("secret", "0" * 32, pin_of_file(new_certificate(tmp_path / "tls.pem")))
     with pytest.raises(PinError, match="emberfleet device pin"):
-        enrol_device(between.address, token.text, tmp_path / "device", "kitchen")
+        enrol_device(between.address, token.text, tmp_path / "device", "kitchen", allow_sealed=True)
     assert not (tmp_path / "device" / "device.json").exists()
     assert b"".join(between.heard) == b""
 
@@ -124,7 +124,7 @@ def test_every_connection_is_checked_and_not_the_first_alone(between: Between, t
     certificate = new_certificate(tmp_path / "tls.pem")
     with https(tmp_path / "server", certificate) as address:
         [token] = make_tokens(tmp_path / "server", pin=pin_of_file(certificate))
-        identity = enrol_device(address, token, tmp_path / "device", "kitchen")
+        identity = enrol_device(address, token, tmp_path / "device", "kitchen", allow_sealed=True)
         moved = ServerClient.of(replace(identity, server=between.address))
         for _ in range(2):
             with pytest.raises(PinError):

@@ -127,7 +127,8 @@ class Scene:
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
     with serve(tmp_path / "server", PLAN, rounds=0) as server:
-        identity = enrol_device(server.address, make_tokens(server.folder)[0], tmp_path / "device", "victim")
+        token = make_tokens(server.folder)[0]
+        identity = enrol_device(server.address, token, tmp_path / "device", "victim", allow_sealed=True)
         attacker = Attacker()
         client = ServerClient(
             identity.server, identity.key, identity.device_id, Backoff(2, 0.01, 0.02), transport=attacker

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import numpy as np
@@ -25,6 +26,7 @@ from emberfleet.agent.samples import Samples
 from emberfleet.core.arrays import Float32
 from emberfleet.core.codec import Fields, Scalar
 from emberfleet.core.errors import EmberError
+from emberfleet.core.offers import Mode
 from emberfleet.core.signing import SigningKey, VerifyKey
 from emberfleet.core.updates import UpdatePlan
 from emberfleet.server.fleet import init_server, make_tokens
@@ -106,15 +108,25 @@ class MarkedFleet:
     def enrol(self, address: str = "") -> None:
         """Enrol all devices; the server has to listen."""
         for index, token in enumerate(make_tokens(self.root / "server", self.count)):
-            identity = enrol_device(address or self.server.address, token, folder_of(self.root, index), "d")
+            identity = enrol_device(
+                address or self.server.address,
+                token,
+                folder_of(self.root, index),
+                "d",
+                allow_sealed=self.plan.mode is Mode.SEALED,
+            )
             self.ids.append(identity.device_id)
 
     @contextmanager
-    def at_work(self, indices: Sequence[int] | None = None) -> Iterator[None]:
+    def at_work(
+        self,
+        indices: Sequence[int] | None = None,
+        transports: Mapping[int, httpx.BaseTransport] = MappingProxyType({}),
+    ) -> Iterator[None]:
         """These devices (all), each in a thread of its own; a server that is away is tried again."""
         stop = threading.Event()
         chosen = range(self.count) if indices is None else indices
-        agents = [(index, agent_of(self.root, index)) for index in chosen]
+        agents = [(index, agent_of(self.root, index, transports.get(index))) for index in chosen]
         faults: list[BaseException] = []
 
         def work(index: int, agent: Agent) -> None:

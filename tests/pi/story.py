@@ -199,7 +199,7 @@ def take_part(desk: Desk, pi: Userland) -> dict[str, Any]:
         environment = {
             "EMBERFLEET_SERVER": address,
             "EMBERFLEET_NAME": pi.target,
-            "EMBERFLEET_OPTIONS": "--once --backend numpy",
+            "EMBERFLEET_OPTIONS": "--once --backend numpy --allow-sealed",
             "CREDENTIALS_DIRECTORY": "/mnt/own/credentials",
             "STATE_DIRECTORY": STATE,
         }

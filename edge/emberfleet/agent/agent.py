@@ -201,7 +201,7 @@ class Agent:
             self._model_at_hand(),
             self._rounds.over(),
             identity.minimum_cohort,
-            identity.secure_only,
+            identity.allow_sealed,
         )
         try:
             consider_offer(offer, standing)

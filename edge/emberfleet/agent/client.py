@@ -11,13 +11,13 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
-from emberfleet.agent.identity import Identity, accept_reply, key_of
+from emberfleet.agent.identity import MINIMUM_COHORT, Identity, accept_reply, key_of
 from emberfleet.agent.lean_httpx import httpx
 from emberfleet.agent.pinning import pinned_context
 from emberfleet.core.errors import ConfigError, EmberError, FormatError, StorageError
@@ -307,8 +307,24 @@ class _ClockError(RefusedError):
         self.server_time = server_time
 
 
-def enrol_device(address: str, token: str, folder: Path, name: str) -> Identity:
+def enrol_device(
+    address: str,
+    token: str,
+    folder: Path,
+    name: str,
+    *,
+    minimum_cohort: int = MINIMUM_COHORT,
+    allow_sealed: bool = False,
+) -> Identity:
     """Make a device's key, spend the token, and keep what the server says to trust.
+
+    Args:
+        address: The server's.
+        token: One-time, from the server's owner.
+        folder: The device's.
+        name: What people call it.
+        minimum_cohort: See `Identity`.
+        allow_sealed: See `Identity`.
 
     Raises:
         RefusedError: The server does not take the token.
@@ -323,6 +339,7 @@ def enrol_device(address: str, token: str, folder: Path, name: str) -> Identity:
         identity = accept_reply(client.address, name, spent, key, client.enrol(spent.secret, name))
     finally:
         client.close()
+    identity = replace(identity, minimum_cohort=minimum_cohort, allow_sealed=allow_sealed)
     identity.save(folder)
     return identity
 

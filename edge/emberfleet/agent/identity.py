@@ -37,7 +37,7 @@ class Identity:
     Attributes:
         pin: Of the server's TLS certificate; empty where a certificate authority vouches for it.
         minimum_cohort: Fewest updates that a sum it takes part in may have: its owner's word.
-        secure_only: Whether it takes part in secure rounds alone; a sealed round shows the server its update.
+        allow_sealed: Whether it takes part in sealed rounds too, which show the server its update.
     """
 
     server: str
@@ -49,7 +49,7 @@ class Identity:
     root: bytes
     pin: str = ""
     minimum_cohort: int = MINIMUM_COHORT
-    secure_only: bool = False
+    allow_sealed: bool = False
 
     @property
     def trusted(self) -> tuple[VerifyKey, ...]:
@@ -70,7 +70,7 @@ class Identity:
                     "root": to_base64(self.root),
                     "pin": self.pin,
                     "minimum_cohort": self.minimum_cohort,
-                    "rounds": "secure" if self.secure_only else "any",
+                    "rounds": "any" if self.allow_sealed else "secure",
                 }
             )
             + b"\n",
@@ -89,7 +89,7 @@ class Identity:
         keys = fields.items("bundle_keys", MAX_TRUSTED_KEYS)
         key = SigningKey.load(folder / KEY_FILE)
         fields.text("device_id", 32)
-        rounds = fields.text("rounds", 6, default="any")
+        rounds = fields.text("rounds", 6, default="secure")
         if rounds not in ("any", "secure"):
             raise fields.wrong("rounds", "any or secure")
         found = cls(
@@ -103,7 +103,7 @@ class Identity:
             root=fields.data("root", max_bytes=MAX_ROOT_BYTES),
             pin=fields.text("pin", 43, default=""),
             minimum_cohort=fields.integer("minimum_cohort", 1, default=MINIMUM_COHORT),
-            secure_only=rounds == "secure",
+            allow_sealed=rounds == "any",
         )
         fields.done()
         return found

@@ -26,6 +26,12 @@ MinimumCohortOption = Annotated[
     int | None,
     typer.Option(min=1, help="Fewest updates in a sum that this device takes part in; 3 unless set."),
 ]
+AllowSealedOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-sealed", help="Take part in sealed rounds too: they show the server this device's update."
+    ),
+]
 BackendOption = Annotated[str, typer.Option(help="auto, opencl or numpy.")]
 
 
@@ -36,23 +42,20 @@ def enrol(
     token: Annotated[str, typer.Option(help="A one-time token.", envvar="EMBERFLEET_TOKEN")],
     name: Annotated[str, typer.Option(help="What people call this device.")] = "device",
     minimum_cohort: MinimumCohortOption = None,
-    secure_only: Annotated[
-        bool,
-        typer.Option(
-            "--secure-only", help="Take no part in sealed rounds: they show the server single updates."
-        ),
-    ] = False,
+    allow_sealed: AllowSealedOption = False,
 ) -> None:
     """Make this device's key and spend a token."""
-    from dataclasses import replace
-
     from emberfleet.agent.client import enrol_device
+    from emberfleet.agent.identity import MINIMUM_COHORT
 
-    identity = enrol_device(server, token, folder, name)
-    if minimum_cohort is not None or secure_only:
-        floor = identity.minimum_cohort if minimum_cohort is None else minimum_cohort
-        identity = replace(identity, minimum_cohort=floor, secure_only=secure_only)
-        identity.save(folder)
+    identity = enrol_device(
+        server,
+        token,
+        folder,
+        name,
+        minimum_cohort=MINIMUM_COHORT if minimum_cohort is None else minimum_cohort,
+        allow_sealed=allow_sealed,
+    )
     console().print(f"Enrolled at {identity.server} as {identity.device_id}.")
 
 
@@ -107,6 +110,7 @@ def run(
     threads: Annotated[int | None, typer.Option(min=1, help="Most threads to train with.")] = None,
     memory_limit: MemoryLimitOption = None,
     minimum_cohort: MinimumCohortOption = None,
+    allow_sealed: AllowSealedOption = False,
 ) -> None:
     """Take part in rounds until interrupted."""
     import threading
@@ -118,6 +122,8 @@ def run(
     agent = _agent(folder, backend, threads, parse_limit(memory_limit))
     if minimum_cohort is not None:
         agent.identity = replace(agent.identity, minimum_cohort=minimum_cohort)
+    if allow_sealed:
+        agent.identity = replace(agent.identity, allow_sealed=True)
     try:
         if once:
             _show(agent.run_once())

@@ -13,7 +13,9 @@ class Check(StrEnum):
     OTHER_DEVICE = "the offer is for another device"
     OTHER_MODEL = "the offer is on another model than the one at hand"
     ROUND_IS_OVER = "this device has finished or left this round"
-    SEALED_ROUND = "the round shows single updates to the server, and this device takes part in sums alone"
+    SEALED_ROUND = (
+        "the round shows single updates to the server; its owner has to allow that (--allow-sealed)"
+    )
     BELOW_FLOOR = "the round may sum fewer updates than this device's minimum_cohort"
     LAX_TERMS = "the terms count on fewer corrupt devices, or on more that vanish, than this device does"
     NO_GRAPH = "no graph keeps so few devices apart from the server"

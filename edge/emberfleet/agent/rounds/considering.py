@@ -25,14 +25,14 @@ class Standing:
         model: Version, digest and size of the bundle at hand.
         over: Ids of rounds that it has finished or left.
         floor: Fewest updates that a sum it takes part in may have.
-        secure_only: Whether it takes part in secure rounds alone.
+        allow_sealed: Whether it takes part in sealed rounds too.
     """
 
     device_id: str
     model: ModelInfo
     over: Collection[str] = ()
     floor: int = 3
-    secure_only: bool = False
+    allow_sealed: bool = False
 
 
 def consider_offer(offer: RoundOffer, standing: Standing) -> None:
@@ -52,7 +52,7 @@ def consider_offer(offer: RoundOffer, standing: Standing) -> None:
     if terms.round_id in standing.over:
         raise CheckError(Check.ROUND_IS_OVER, number)
     if terms.mode is Mode.SEALED:
-        if standing.secure_only:
+        if not standing.allow_sealed:
             raise CheckError(Check.SEALED_ROUND, number)
         return
     assert terms.secure is not None
