@@ -119,6 +119,13 @@ class MortalServer:
         """Where it listens, each time."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Of the process that serves."""
+        assert self._process is not None
+        assert self._process.pid is not None
+        return self._process.pid
+
     def start(self, kind: Step = Step.ANY, die_at: int = 0, timeout_s: float = 20.0) -> bool:
         """Start a process; False where it died before it listened."""
         assert self._process is None or not self._process.is_alive()
@@ -154,7 +161,6 @@ class MortalServer:
     def stop(self) -> None:
         """End it as its owner does."""
         assert self._process is not None
-        assert self._process.pid is not None
-        os.kill(self._process.pid, signal.SIGTERM)
+        os.kill(self.pid, signal.SIGTERM)
         self._process.join(20)
         assert self._process.exitcode in (0, -signal.SIGTERM), self.log.read_text("utf-8")[-4000:]
