@@ -64,10 +64,10 @@ class LyingTransport(httpx.BaseTransport):
 
 
 @contextmanager
-def lied_to(folder: Path, transport: LyingTransport, mode: str = "secure") -> Iterator[MarkedFleet]:
+def lied_to(folder: Path) -> Iterator[MarkedFleet]:
     """A fleet at work whose first device is not yet, and will be lied to."""
     plan = marked_plan(
-        mode=mode, cohort=DEVICES, minimum=3, pool_wait_s=20.0, keys_s=2.0, shares_s=2.0, deadline_s=6.0,
+        cohort=DEVICES, minimum=3, pool_wait_s=20.0, keys_s=2.0, shares_s=2.0, deadline_s=6.0,
         confirm_s=2.0, unmask_s=2.0, lease_s=2.0, presence_s=5.0,
     )  # fmt: skip
     fleet = MarkedFleet(folder, DEVICES, plan)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from emberfleet.server.storage.database import RoundRow
 from tests.faults.marked_fleet import MarkedFleet, marked_plan
 from tests.faults.mortal_device import SECURE_POINTS, start_device
 
@@ -31,9 +32,23 @@ def rounds_with_victim(fleet: MarkedFleet) -> list[int]:
     return [row.number for row in fleet.over() if fleet.ids[VICTIM] in row.cohort]
 
 
-def wait_for_round(fleet: MarkedFleet, known: int) -> None:
-    """Wait until one more round with the victim is over."""
+def round_of_a_death(fleet: MarkedFleet, point: str, *, comes_back: bool) -> RoundRow:
+    """Kill the victim at this point, for good or not; how the round ends."""
+    known = len(rounds_with_victim(fleet))
+    victim = start_device(fleet.root, VICTIM, point)
+    victim.join(60)
+    assert victim.exitcode == -9, point
+    if comes_back:
+        victim = start_device(fleet.root, VICTIM, "")
+    else:
+        for path in fleet.root.glob(f"device{VICTIM}/round*"):
+            path.unlink()
     fleet.wait_until(lambda: len(rounds_with_victim(fleet)) > known, 60)
+    victim.kill()
+    victim.join()
+    row = next(row for row in fleet.rows() if row.number == rounds_with_victim(fleet)[known])
+    assert row.phase == "done", f"{point}: {row.failure}"
+    return row
 
 
 @pytest.mark.slow
@@ -42,16 +57,7 @@ def test_a_device_killed_for_good_at_any_point_stops_no_round_and_counts_once_or
 ) -> None:
     with fleet.at_work(range(1, DEVICES)):
         for point in SECURE_POINTS:
-            known = len(rounds_with_victim(fleet))
-            victim = start_device(fleet.root, VICTIM, point)
-            victim.join(60)
-            assert victim.exitcode == -9, point
-            for path in fleet.root.glob(f"device{VICTIM}/round*"):
-                path.unlink()
-            wait_for_round(fleet, known)
-            number = rounds_with_victim(fleet)[known]
-            row = next(row for row in fleet.rows() if row.number == number)
-            assert row.phase == "done", f"{point}: {row.failure}"
+            row = round_of_a_death(fleet, point, comes_back=False)
             counted = VICTIM in fleet.contributors(row.model_version + 1)
             assert counted is not any(name in point for name in BEFORE_THE_SUM), point
         fleet.server.stop()
@@ -66,16 +72,7 @@ def test_a_device_killed_at_any_point_and_started_again_goes_on_with_its_round(
 ) -> None:
     with fleet.at_work(range(1, DEVICES)):
         for point in points:
-            known = len(rounds_with_victim(fleet))
-            victim = start_device(fleet.root, VICTIM, point)
-            victim.join(60)
-            assert victim.exitcode == -9, point
-            again = start_device(fleet.root, VICTIM, "")
-            wait_for_round(fleet, known)
-            again.kill()
-            again.join()
-            row = next(row for row in fleet.rows() if row.number == rounds_with_victim(fleet)[known])
-            assert row.phase == "done", f"{point}: {row.failure}"
+            row = round_of_a_death(fleet, point, comes_back=True)
             assert VICTIM in fleet.contributors(row.model_version + 1), point
         fleet.server.stop()
     fleet.check_models()
