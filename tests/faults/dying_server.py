@@ -4,6 +4,8 @@ What outlives a process changes at commits of the database, and where files are 
 A server that dies before the n-th such step, for every n, has died in every state that a restart can find.
 Steps that store a round anew, its transitions among them, are counted by themselves too.
 
+SIGUSR1 makes the disk read-only for the process (`read_only`).
+
 Processes are forked from one that has everything imported, so that a test can kill many.
 """
 
@@ -30,6 +32,7 @@ from emberfleet.core.signing import SigningKey
 from emberfleet.server.app import create_app
 from emberfleet.server.fleet import ServerConfig
 from emberfleet.server.registry.publisher import OpenedModel
+from tests.faults.read_only import turn_read_only
 from tests.fleet import make_bundle, open_bundle
 
 FILE_STEPS = ("replace", "rename", "fsync", "unlink", "rmdir")
@@ -101,6 +104,7 @@ def _serve(folder: str, port: int, steps: Steps, rounds: int, log: str) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     steps.watch()
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: turn_read_only())
     app = create_app(config_of(Path(folder), rounds))
     uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="info")).run()
 
