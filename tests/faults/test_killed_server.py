@@ -13,9 +13,9 @@ from tests.faults.marked_fleet import MarkedFleet, marked_plan
 SECOND_SET = "a second set of survivors"
 
 
-def secure_fleet(folder: Path, devices: int) -> MarkedFleet:
+def fleet_in(folder: Path, devices: int, mode: str = "secure") -> MarkedFleet:
     plan = marked_plan(
-        cohort=devices, minimum=3, pool_wait_s=10.0, lease_s=20.0, deadline_s=60.0, presence_s=5.0
+        mode=mode, cohort=devices, minimum=3, pool_wait_s=10.0, lease_s=20.0, deadline_s=60.0, presence_s=5.0
     )
     fleet = MarkedFleet(folder, devices, plan)
     assert fleet.server.start()
@@ -23,13 +23,16 @@ def secure_fleet(folder: Path, devices: int) -> MarkedFleet:
     return fleet
 
 
-def test_a_server_killed_before_each_time_it_stores_a_round_goes_on_with_it(tmp_path: Path) -> None:
-    fleet = secure_fleet(tmp_path / "fleet", 4)
+@pytest.mark.parametrize(("mode", "steps"), [("secure", 13), ("sealed", 7)])
+def test_a_server_killed_before_each_time_it_stores_a_round_goes_on_with_it(
+    mode: str, steps: int, tmp_path: Path
+) -> None:
+    fleet = fleet_in(tmp_path / "fleet", 4, mode)
     deaths = 0
     with fleet.at_work():
         fleet.wait_for_rounds(1, 30)
         fleet.server.kill()
-        for step in range(1, 14):
+        for step in range(1, steps + 1):
             fleet.server.start(Step.ROUND, step)
             assert fleet.server.wait_until_dead(30), f"step {step} was not reached"
             deaths += 1
@@ -37,7 +40,7 @@ def test_a_server_killed_before_each_time_it_stores_a_round_goes_on_with_it(tmp_
         fleet.wait_for_rounds(len([row for row in fleet.rows() if row.phase == "done"]) + 1, 30)
         fleet.server.stop()
     assert fleet.check_models() >= 2
-    assert deaths == 13
+    assert deaths == steps
     assert not [row.failure for row in fleet.rows() if row.phase == "failed"]
     assert not [text for _, _, text in fleet.outcomes if SECOND_SET in text]
 
@@ -46,7 +49,7 @@ def test_a_server_killed_before_each_time_it_stores_a_round_goes_on_with_it(tmp_
 def test_a_server_killed_at_fifty_random_instants_of_rounds_of_twenty_devices_loses_nothing(
     tmp_path: Path,
 ) -> None:
-    fleet = secure_fleet(tmp_path / "fleet", 20)
+    fleet = fleet_in(tmp_path / "fleet", 20)
     chance = random.Random(5)
     with fleet.at_work():
         fleet.wait_for_rounds(1, 60)
