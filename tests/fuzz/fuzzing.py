@@ -13,6 +13,7 @@ import resource
 import tempfile
 import time
 import traceback
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -156,6 +157,7 @@ def _confined(sender: Any, families: Iterable[Family], name: str, inputs: int, c
     fuzz(family, 0)
     warm = [target.try_one(data) for target in family.targets() for data in target.seeds]
     assert all(warm), f"{name}: a seed is not valid"
+    warnings.simplefilter("error")
     limit = _address_space() + ROOM_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

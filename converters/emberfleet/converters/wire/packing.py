@@ -144,7 +144,9 @@ def unpack(packed: Packed) -> dict[str, Float32]:
         end = begin + (entry.shape[0] if entry.kind is Kind.LEVELED else math.prod(entry.shape))
         at[entry.kind] = end
         if entry.kind is Kind.LEVELED:
-            tensors[entry.name] = weights_of(Levels(next(levels), steps[begin:end]))
+            # Steps from outside may be infinite; what comes of them has no digest that was signed.
+            with np.errstate(over="ignore", invalid="ignore"):
+                tensors[entry.name] = weights_of(Levels(next(levels), steps[begin:end]))
         else:
             tensors[entry.name] = values[begin:end].reshape(entry.shape)
     return tensors
