@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -354,3 +355,18 @@ def test_the_bundle_that_the_attacks_start_from_is_good() -> None:
     assert Bundle.open(GOOD, [KEY.verify_key], LIMIT).manifest.model_version == 7
     assert repacked() == GOOD
     assert signed(manifest().encode()) == GOOD
+
+
+def test_a_zip_bomb_is_refused_and_not_inflated() -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        archive.writestr(ENVELOPE_NAME, bytes(64 << 20))
+    bomb = out.getvalue()
+    assert len(bomb) < 100_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match="is compressed"):
+            Bundle.open(bomb, [KEY.verify_key])
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +20,7 @@ from emberfleet.core.secure.shamir import SHARE_BYTES
 from emberfleet.core.secure.statements import SHARES_BYTES, seal_shares
 from emberfleet.core.signing import SigningKey
 from emberfleet.server.api.errors import STATUS
+from emberfleet.server.storage.database import Database
 from tests.attacks.hostile import held_kib
 from tests.attacks.hostile_secure import PHASES, Attack, AttackingTransport, Told, WaitingTransport
 from tests.faults.marked_fleet import MarkedFleet, agent_of, marked_plan
@@ -251,3 +256,24 @@ def test_the_sum_is_that_of_the_right_messages_each_once(scene: Scene) -> None:
 
 def test_the_server_takes_no_memory_for_any_of_it(scene: Scene) -> None:
     assert scene.grown_kib < GROWTH_KIB
+
+
+def test_a_device_revoked_in_the_middle_of_a_round_is_shut_out_of_it(tmp_path: Path) -> None:
+    plan = marked_plan(
+        cohort=DEVICES, minimum=3, pool_wait_s=20.0, shares_s=2.0, deadline_s=60.0, lease_s=60.0,
+        presence_s=20.0,
+    )  # fmt: skip
+    fleet = MarkedFleet(tmp_path / "fleet", DEVICES, plan, rounds=1)
+    assert fleet.server.start()
+    fleet.enrol()
+    revoked = {"shares": threading.Event()}
+    with fleet.at_work(transports={0: WaitingTransport(revoked)}):
+        fleet.wait_until(lambda: any(row.phase == "shares" for row in fleet.rows()), 30)
+        with closing(Database.in_file(fleet.root / "server" / "fleet.db")) as database:
+            assert database.revoke(fleet.ids[0], time.time())
+        revoked["shares"].set()
+        fleet.wait_for_rounds(1, 60)
+    fleet.server.stop()
+    assert fleet.check_models() == 1
+    assert fleet.contributors(2) == dict.fromkeys(range(1, DEVICES), 1.0)
+    assert '" 403 Forbidden' in fleet.server.log.read_text("utf-8")
