@@ -154,7 +154,6 @@ def fuzz_apart(families: Sequence[Family], name: str, inputs: int, chance_of: st
 
 def _confined(sender: Any, families: Iterable[Family], name: str, inputs: int, chance_of: str) -> None:
     family = next(family for family in families if family.name == name)
-    fuzz(family, 0)
     warm = [target.try_one(data) for target in family.targets() for data in target.seeds]
     assert all(warm), f"{name}: a seed is not valid"
     warnings.simplefilter("error")
