@@ -163,6 +163,9 @@ def _confined(sender: Any, families: Iterable[Family], name: str, inputs: int, c
     outcome = fuzz(family, inputs, chance_of)
     outcome.grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     sender.send(outcome)
+    # A child process ends without the clean-up that an interpreter does.
+    for folder in _SCRATCH:
+        folder.cleanup()
 
 
 def _address_space() -> int:
