@@ -56,7 +56,7 @@ def test_a_server_killed_at_fifty_random_instants_of_rounds_of_twenty_devices_lo
         fleet.server.kill()
         for _ in range(50):
             fleet.server.start(Step.ANY, chance.randrange(1, 400))
-            if not fleet.server.wait_until_dead(chance.random() * 6):
+            if not fleet.server.wait_until_dead(chance.random() * 3):
                 fleet.server.kill()
         assert fleet.server.start()
         done = len([row for row in fleet.rows() if row.phase == "done"])
