@@ -110,7 +110,9 @@ def test_a_device_killed_at_any_request_of_a_round_goes_on_and_every_sum_is_whol
             np.testing.assert_allclose(tensor, (1 * 1 + 2 * 2 + 3 * 3 + 4 * 4) / 40, atol=0.001)
     posted = {key: bodies for key, bodies in sent.items() if key[0] == "POST"}
     assert len({path.split("/")[3] for _, path in posted}) == ROUNDS
-    assert {path.rpartition("/")[2] for _, path in posted} == {"keys", "shares", "confirmation", "disclosure"}
+    # The others' shares may be enough before the victim is back to give its own.
+    named = {path.rpartition("/")[2] for _, path in posted} - {"disclosure"}
+    assert named == {"keys", "shares", "confirmation"}
     assert all(len(bodies) == 1 for bodies in posted.values())
 
 
