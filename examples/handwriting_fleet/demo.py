@@ -67,6 +67,7 @@ SMALL = Scale(
 
 ROUND_PLAN: dict[str, Any] = {
     "bits": 16,
+    "heaviest": 132,
     "server_optimizer": "fedavgm",
     "server_momentum": 0.7,
     "rate_decay": 0.9,
